@@ -1,0 +1,1 @@
+"""Start-up for ``python -m bundler``, the console script and the single-file build."""

@@ -1,0 +1,1 @@
+"""What a bundle is: the image set, its pins and the lock."""

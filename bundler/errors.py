@@ -1,0 +1,477 @@
+"""Every error a user can meet: its stable reference, its hint and its exit code.
+
+Invariants:
+
+- One class per family (a row of the exit-code table), one subclass per condition. The family owns the exit
+  code, the condition owns the ``reference``, a kebab-case word that scripts may rely on.
+- ``message`` is one line for the user, ``hint`` says what to do next. Neither ever holds a secret.
+- This module imports nothing of ours, so every layer can raise.
+
+The exit-code table in README.md is generated from these classes by :func:`exit_code_table`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class AirgapSyncError(Exception):
+    """Root of all our errors; never raised itself.
+
+    Args:
+        message: What happened, in one line.
+        hint: What the user should do; overrides the class's own hint.
+        context: Facts for the report (strings, integers), never secrets.
+    """
+
+    exit_code: ClassVar[int] = 1
+    family: ClassVar[str] = ""
+    reference: ClassVar[str] = "unexpected"
+    hint: str = ""
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None, context: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if hint is not None:
+            self.hint = hint
+        self.context: dict[str, Any] = context or {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the error as it stands in reports and JSON output."""
+        body: dict[str, Any] = {"reference": self.reference, "message": self.message, "exit_code": self.exit_code}
+        if self.hint:
+            body["hint"] = self.hint
+        if self.context:
+            body["context"] = self.context
+        return body
+
+
+# --- 3: what was asked for cannot be understood, or must not be done ---------------------------------------
+
+
+class DefinitionError(AirgapSyncError):
+    """The request itself is wrong; nothing was changed."""
+
+    exit_code = 3
+    family = "DefinitionError"
+    reference = "bad-definition"
+
+
+class BadReferenceError(DefinitionError):
+    """A text is not an image reference."""
+
+    reference = "bad-reference"
+
+
+class BadDigestError(DefinitionError):
+    """A text is not a digest."""
+
+    reference = "bad-digest"
+
+
+class BadPlatformError(DefinitionError):
+    """A text is not a platform."""
+
+    reference = "bad-platform"
+    hint = "Write OS/ARCH or OS/ARCH/VARIANT, for example linux/amd64 or linux/arm/v7; `all` takes everything."
+
+
+class BadK3sVersionError(DefinitionError):
+    """A text is not a K3s version."""
+
+    reference = "bad-k3s-version"
+
+
+class UnknownK3sVersionError(DefinitionError):
+    """A well-formed K3s version that neither the shipped data nor the release location knows."""
+
+    reference = "unknown-k3s-version"
+
+
+class UnknownSucVersionError(DefinitionError):
+    """A system-upgrade-controller version that the shipped data does not know."""
+
+    reference = "unknown-suc-version"
+
+
+class BadComponentError(DefinitionError):
+    """A name given to --disable is not a component of K3s that can be left out."""
+
+    reference = "bad-component"
+
+
+class BadImageListError(DefinitionError):
+    """A file of references cannot be read."""
+
+    reference = "bad-image-list"
+
+
+class BadRegistriesFileError(DefinitionError):
+    """A registries.yaml cannot be used."""
+
+    reference = "bad-registries-file"
+
+
+class BadTargetError(DefinitionError):
+    """A push target is not ``[http://|https://]host[:port][/prefix]``."""
+
+    reference = "bad-target"
+    hint = "Write TARGET as [http://|https://]host[:port][/prefix], for example https://harbor.example/k3s."
+
+
+class NotABundleError(DefinitionError):
+    """The directory to write to holds something that is not a bundle of ours."""
+
+    reference = "not-a-bundle"
+    hint = "Name a directory that is absent, empty, or a bundle made by airgap-sync."
+
+
+class RequestChangedError(DefinitionError):
+    """The directory holds a bundle of another request."""
+
+    reference = "request-changed"
+    hint = "Use another --to directory, or --replace to turn this one into the new bundle."
+
+
+class NameCollisionError(DefinitionError):
+    """Two images would land on one name at the target."""
+
+    reference = "name-collision"
+    hint = "Use --keep-registry: it puts the source registry into the name at the target."
+
+
+class NothingSelectedError(DefinitionError):
+    """No image was asked for."""
+
+    reference = "nothing-selected"
+    hint = "Name images with --k3s VERSION, --image REF or --images FILE."
+
+
+class BadOutputError(DefinitionError):
+    """A file that the user named for output cannot be written."""
+
+    reference = "bad-output"
+
+
+# --- 4: something that was named is not there --------------------------------------------------------------
+
+
+class NotFoundError(AirgapSyncError):
+    """Something that was named does not exist."""
+
+    exit_code = 4
+    family = "NotFoundError"
+    reference = "not-found"
+
+
+class ManifestUnknownError(NotFoundError):
+    """A registry does not have this manifest."""
+
+    reference = "manifest-unknown"
+    hint = "Check the name and tag; a registry may also answer so when credentials are missing."
+
+
+class BlobUnknownError(NotFoundError):
+    """A registry does not have this blob."""
+
+    reference = "blob-unknown"
+
+
+class LayoutMissingError(NotFoundError):
+    """There is no OCI image layout at the given path."""
+
+    reference = "layout-missing"
+    hint = "Give the directory that `airgap-sync bundle --to` wrote: it holds oci-layout and index.json."
+
+
+# --- 5: content is not what it claims to be ----------------------------------------------------------------
+
+
+class IntegrityError(AirgapSyncError):
+    """Content does not match its digest, its size or its form."""
+
+    exit_code = 5
+    family = "IntegrityError"
+    reference = "integrity"
+
+
+class DigestMismatchError(IntegrityError):
+    """Bytes do not hash to the digest they were named by."""
+
+    reference = "digest-mismatch"
+
+
+class SizeMismatchError(IntegrityError):
+    """Content is longer or shorter than its descriptor says."""
+
+    reference = "size-mismatch"
+
+
+class TruncatedBlobError(IntegrityError):
+    """A transfer ended before all bytes were there."""
+
+    reference = "truncated-blob"
+    retryable = True
+
+
+class BlobMissingError(IntegrityError):
+    """A bundle lacks a blob that one of its manifests lists."""
+
+    reference = "blob-missing"
+    hint = "Copy the bundle again from where it was made, or rebuild it there: `bundle` fetches what is missing."
+
+
+class IndexChildMissingError(IntegrityError):
+    """A bundle lacks a manifest that one of its indexes lists."""
+
+    reference = "index-child-missing"
+    hint = BlobMissingError.hint
+
+
+class BadManifestError(IntegrityError):
+    """A manifest or index cannot be understood or is refused."""
+
+    reference = "bad-manifest"
+
+
+class BadLayoutError(IntegrityError):
+    """An OCI image layout is malformed or hostile."""
+
+    reference = "bad-layout"
+
+
+class LockMismatchError(IntegrityError):
+    """bundle.lock.json and index.json do not describe the same images."""
+
+    reference = "lock-mismatch"
+    hint = "Run the same `bundle` command again where the bundle was made; it writes both files anew."
+
+
+# --- 6: not raised yet: signatures and trust come with the signed lock --------------------------------------
+
+
+class TrustError(AirgapSyncError):
+    """A signature or its key is not trusted."""
+
+    exit_code = 6
+    family = "TrustError"
+    reference = "untrusted"
+
+
+# --- 7: the registry knows us, or wants to ------------------------------------------------------------------
+
+
+class AuthError(AirgapSyncError):
+    """The registry refuses us; never retried."""
+
+    exit_code = 7
+    family = "AuthError"
+    reference = "auth"
+
+
+class UnauthorizedError(AuthError):
+    """The credentials were refused."""
+
+    reference = "unauthorized"
+    hint = "Check user name and password for this host in the registries file or docker's config.json."
+
+
+class NoCredentialsError(AuthError):
+    """The registry wants credentials and there are none."""
+
+    reference = "no-credentials"
+    hint = "Run `docker login HOST`, or put the credentials under configs.HOST.auth of --registries FILE."
+
+
+class DeniedError(AuthError):
+    """The credentials are right but do not allow this."""
+
+    reference = "denied"
+    hint = "Ask the registry's administrator for pull (bundle) or push (push) rights on this repository."
+
+
+# --- 8: the other side cannot be reached or is not well ----------------------------------------------------
+
+
+class RegistryUnavailableError(AirgapSyncError):
+    """A server cannot be reached, is overloaded or fails."""
+
+    exit_code = 8
+    family = "RegistryUnavailableError"
+    reference = "registry-unavailable"
+    retryable = True
+
+
+class ConnectionFailedError(RegistryUnavailableError):
+    """No connection: refused, no route, or the name does not resolve."""
+
+    reference = "connection-failed"
+    hint = "Check the host name, the port and that the server is up."
+
+
+class BrokenConnectionError(RegistryUnavailableError):
+    """The connection broke while bytes were on their way."""
+
+    reference = "connection-reset"
+
+
+class TimedOutError(RegistryUnavailableError):
+    """The server did not answer in time."""
+
+    reference = "timeout"
+
+
+class TlsError(RegistryUnavailableError):
+    """TLS could not be set up."""
+
+    reference = "tls"
+    retryable = False
+
+
+class TooManyRequestsError(RegistryUnavailableError):
+    """The registry limits our rate."""
+
+    reference = "too-many-requests"
+    hint = "Wait, log in for a higher limit, or pull through a mirror with --registries. The run can be repeated."
+
+
+class ServerError(RegistryUnavailableError):
+    """The server answered 5xx or something that makes no sense."""
+
+    reference = "server-error"
+
+
+class UnexpectedAnswerError(RegistryUnavailableError):
+    """The server's answer is none that the protocol knows here."""
+
+    reference = "unexpected-answer"
+    retryable = False
+
+
+class ReleaseListUnavailableError(RegistryUnavailableError):
+    """No image list for this release: neither shipped nor at the release location."""
+
+    reference = "release-list-unavailable"
+    hint = "Give the place that holds the release's k3s-images.txt with --release-url URL|DIR."
+    retryable = False
+
+
+class BadReleaseListError(RegistryUnavailableError):
+    """The release location answered with something that is not a list of references."""
+
+    reference = "bad-release-list"
+    hint = "A proxy or login page may have answered. Check --release-url, or use `--release-url shipped`."
+    retryable = False
+
+
+# --- 9: no room ---------------------------------------------------------------------------------------------
+
+
+class CapacityError(AirgapSyncError):
+    """There is no room left."""
+
+    exit_code = 9
+    family = "CapacityError"
+    reference = "no-room"
+
+
+class DiskFullError(CapacityError):
+    """A local disk is full."""
+
+    reference = "disk-full"
+    hint = "Free space and run the same command again: it continues where it stopped."
+
+
+# --- 10: some of it failed ------------------------------------------------------------------------------------
+
+
+class PartialError(AirgapSyncError):
+    """Some images failed; the report names each."""
+
+    exit_code = 10
+    family = "PartialError"
+    reference = "images-failed"
+    hint = "Mend what the failed images say and run the same command again; what is done is not done again."
+
+
+# --- 11: the wrong thing for this place --------------------------------------------------------------------
+
+
+class CompatibilityError(AirgapSyncError):
+    """What is there does not fit what is wanted."""
+
+    exit_code = 11
+    family = "CompatibilityError"
+    reference = "incompatible"
+
+
+class WrongPlatformError(CompatibilityError):
+    """An image exists, but for none of the chosen platforms."""
+
+    reference = "wrong-platform"
+    hint = "Choose one of the platforms that exist with --platform, or `--platform all`."
+
+
+class BundleFormatTooNewError(CompatibilityError):
+    """A bundle or layout was written in a format that this version does not know."""
+
+    reference = "bundle-format-too-new"
+    hint = "Use the airgap-sync version that made the bundle, or a newer one."
+
+
+# --- 12: somebody else is at it ---------------------------------------------------------------------------
+
+
+class LockedError(AirgapSyncError):
+    """Another run holds the lock."""
+
+    exit_code = 12
+    family = "LockedError"
+    reference = "locked"
+    hint = "Wait for the other run to end, then run this command again."
+    retryable = True
+
+
+# --- 13: a check found something -------------------------------------------------------------------------
+
+
+class FindingsError(AirgapSyncError):
+    """A check or a policy found something that must be mended."""
+
+    exit_code = 13
+    family = "FindingsError"
+    reference = "findings"
+
+
+class StrictWarningError(FindingsError):
+    """A warning was met under --strict."""
+
+    reference = "warning-under-strict"
+    hint = "Mend the cause, or run without --strict to accept it."
+
+
+def families() -> list[type[AirgapSyncError]]:
+    """Return the family classes, ordered by exit code."""
+    return sorted(AirgapSyncError.__subclasses__(), key=lambda cls: cls.exit_code)
+
+
+def references_of(family: type[AirgapSyncError]) -> list[str]:
+    """Return the references of a family's conditions in the order of their definition."""
+    return [cls.reference for cls in family.__subclasses__()] or [family.reference]
+
+
+def exit_code_table() -> str:
+    """Return the Markdown table of exit codes for README.md."""
+    rows = [
+        "| code | family | references |",
+        "| --- | --- | --- |",
+        "| 0 | success | |",
+        "| 1 | unexpected: a defect, please report it | unexpected |",
+        "| 2 | usage: the command line is wrong | usage |",
+    ]
+    for family in families():
+        words = ", ".join(f"`{word}`" for word in references_of(family))
+        rows.append(f"| {family.exit_code} | {family.family} | {words} |")
+    rows.append("| 128+n | ended by signal n (130: Ctrl-C, 143: SIGTERM); the same command continues | |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,1 @@
+"""What we know about K3s: no I/O beyond the data shipped in ``data/``."""

@@ -1,0 +1,1 @@
+"""One module per verb: plain arguments and collaborators in, a report out; no printing."""

@@ -1,0 +1,1 @@
+"""One registry host: challenges, manifests, blobs. Knows nothing of layouts."""

@@ -1,0 +1,1 @@
+"""JSON Schemas of every file we read or write, and the only user of jsonschema."""

@@ -1,0 +1,1 @@
+"""The copy itself: plans (pure), and what executes them."""
