@@ -39,7 +39,11 @@ class AirgapSyncError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the error as it stands in reports and JSON output."""
-        body: dict[str, Any] = {"reference": self.reference, "message": self.message, "exit_code": self.exit_code}
+        body: dict[str, Any] = {
+            "reference": self.reference,
+            "message": self.message,
+            "exit_code": self.exit_code,
+        }
         if self.hint:
             body["hint"] = self.hint
         if self.context:

@@ -1,0 +1,105 @@
+"""``airgap-sync bundle``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bundler.cli import options
+
+if TYPE_CHECKING:
+    from bundler.report import Report
+
+
+@click.command(
+    "bundle",
+    epilog="Example: airgap-sync bundle --k3s v1.32.3+k3s1 --platform linux/amd64 --platform linux/arm64 "
+    "--to /media/usb/k3s",
+)
+@options.selectors
+@click.option(
+    "--platform", "platforms", multiple=True, default=("linux/amd64",), show_default=True,
+    metavar="OS/ARCH[/VARIANT]", help="Platform to carry; `all` takes everything. Repeatable.",
+)  # fmt: skip
+@click.option("--to", "directory", required=True, type=click.Path(), metavar="DIR", help="Where the bundle is written.")
+@click.option(
+    "--registries", "registries_file", type=click.Path(), metavar="FILE",
+    help="K3s's registries.yaml: mirrors, rewrites, credentials and TLS to pull through.",
+)  # fmt: skip
+@options.jobs
+@click.option("--strict", is_flag=True, help="A warning ends the run as a failure.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failed image.")
+@click.option("--replace", is_flag=True, help="Turn the bundle of another request in DIR into this one.")
+@options.report
+@options.progress
+@options.output
+def command(
+    directory: str,
+    platforms: tuple[str, ...],
+    registries_file: str | None,
+    jobs: int,
+    strict: bool,
+    fail_fast: bool,
+    replace: bool,
+    report_file: str | None,
+    progress_kind: str,
+    output: str,
+    **selected: Any,
+) -> None:
+    """Write images into an OCI layout on transfer media.
+
+    DIR must be absent, empty or a bundle of airgap-sync. Interrupt it whenever you like: the same command continues
+    and fetches nothing twice.
+    """
+    from bundler.cli.session import emit, progress_of, reported  # noqa: PLC0415 - keeps --help fast
+    from bundler.errors import PartialError  # noqa: PLC0415
+    from bundler.net import Http  # noqa: PLC0415
+    from bundler.ops.bundle import BundleOptions, make_bundle, parse_platforms, platform_names  # noqa: PLC0415
+    from bundler.ops.images import Selectors, select_images  # noqa: PLC0415
+    from bundler.registry.auth import DockerConfig  # noqa: PLC0415
+    from bundler.report import Report  # noqa: PLC0415
+    from bundler.sources.registries import read_registries  # noqa: PLC0415
+    from bundler.transfer.upstream import Upstream  # noqa: PLC0415
+
+    wanted = parse_platforms(platforms)
+    selectors = Selectors(**selected)
+    progress = progress_of(progress_kind)
+    report = Report("bundle", directory)
+    with reported(report, report_file, progress):
+        registries = read_registries(registries_file)
+        docker_home = os.environ.get("DOCKER_CONFIG") or "~/.docker"
+        upstream = Upstream(registries, DockerConfig(Path(docker_home).expanduser() / "config.json"), Http())
+        bundle_options = BundleOptions(Path(directory), wanted, jobs, strict, fail_fast, replace)
+        try:
+            make_bundle(
+                bundle_options,
+                lambda: select_images(selectors, sys.stdin, platform_names(wanted)),
+                upstream.repository,
+                progress,
+                report,
+            )
+        except PartialError as error:
+            report.error = error
+            progress.close()
+            emit(output, _text(report), report.to_dict())
+            raise
+    emit(output, _text(report), report.to_dict())
+
+
+def _text(report: Report) -> str:
+    from bundler.progress import people_bytes  # noqa: PLC0415 - keeps --help fast
+
+    totals, facts = report.totals(), report.facts
+    lines = [f"{image.outcome:<10} {image.reference} {image.digest or ''}".rstrip() for image in report.images]
+    lines += [f"failed because: {image.error.message}" for image in report.failed if image.error]
+    if "blobs" in facts:
+        lines.append(
+            f"bundle {report.bundle}: {totals['images'] - totals.get('failed', 0)} images, {facts['blobs']} blobs, "
+            f"{people_bytes(facts['blob_bytes'])}; fetched {people_bytes(totals['bytes_moved'])}, "
+            f"removed {facts['removed_files']} unlisted files"
+        )
+    return "".join(f"{line}\n" for line in lines)

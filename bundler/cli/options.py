@@ -1,0 +1,61 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+output = click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="Form of the result on standard output.",
+)  # fmt: skip
+
+jobs = click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Blobs in flight at once.")
+
+progress = click.option(
+    "--progress", "progress_kind", type=click.Choice(["auto", "bar", "plain", "none"]), default="auto",
+    show_default=True, help="Progress on standard error; auto is a bar on a terminal, else plain lines.",
+)  # fmt: skip
+
+report = click.option(
+    "--report", "report_file", type=click.Path(dir_okay=False), metavar="FILE",
+    help="Write what was done, image by image, as JSON; also when the run fails.",
+)  # fmt: skip
+
+_SELECTORS = (
+    click.option(
+        "--k3s", multiple=True, metavar="VERSION", help="K3s release, for example v1.32.3+k3s1. Repeatable."
+    ),
+    click.option("--image", "images", multiple=True, metavar="REF", help="A further image. Repeatable."),
+    click.option(
+        "--images", "lists", multiple=True, metavar="FILE",
+        help="File of further images, one a line, # for comments; - is standard input. Repeatable.",
+    ),
+    click.option(
+        "--disable", multiple=True, metavar="NAME[,NAME]",
+        help="Leave out components that the site turns off: traefik, servicelb, metrics-server, local-storage, "
+        "coredns, helm-controller.",
+    ),
+    click.option(
+        "--suc-version", metavar="VERSION", help="system-upgrade-controller release. Default: the newest known."
+    ),
+    click.option(
+        "--no-suc", is_flag=True, help="Leave out system-upgrade-controller and its kubectl image."
+    ),
+    click.option(
+        "--release-url", metavar="URL|DIR|shipped", envvar="AIRGAP_SYNC_RELEASE_URL", show_envvar=True,
+        default="https://github.com/k3s-io/k3s/releases/download", show_default=True,
+        help="Where k3s-images.txt of a release lies; `shipped` uses the lists that came with airgap-sync.",
+    ),
+)  # fmt: skip
+
+
+def selectors(command: Command) -> Command:
+    """Add the options that choose images."""
+    for option in reversed(_SELECTORS):
+        command = option(command)
+    return command

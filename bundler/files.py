@@ -1,0 +1,117 @@
+"""Files that survive: atomic writes, fsync, locks. The only module that renames files.
+
+Invariants:
+
+- A file appears under its final name only after its bytes were fsynced.
+- A full or broken disk is reported as one of our errors, never as a traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from bundler.errors import BadOutputError, DiskFullError, LockedError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Translate a failed write into our errors.
+
+    Args:
+        what: What was being written, for the message.
+
+    Raises:
+        DiskFullError: No space, or no quota, is left.
+        BadOutputError: Any other failure of the file system.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            raise DiskFullError(f"cannot write {what}: {reason}") from error
+        raise BadOutputError(f"cannot write {what}: {reason}", hint="Check permissions and the disk.") from error
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames inside a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(temporary: Path, final: Path, stream: BinaryIO) -> None:
+    """Fsync an open temporary file and give it its final name, in the same directory.
+
+    The directory itself is not synced: a caller that publishes many files does that once, at the end.
+    """
+    stream.flush()
+    os.fsync(stream.fileno())
+    temporary.replace(final)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a whole file so that at every moment either the old or the new content stands.
+
+    Raises:
+        DiskFullError: No space is left; the old content stands.
+        BadOutputError: The file system refuses; the old content stands.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    with disk_errors(str(path)):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+            publish(temporary, path, stream)
+        fsync_directory(path.parent)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, refusing symbolic links and anything but a regular file.
+
+    Raises:
+        OSError: The file cannot be opened, or is a link (ELOOP).
+        ValueError: It is a directory, device, FIFO or socket.
+    """
+    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a regular file")
+    return open(descriptor, "rb", buffering=0)
+
+
+@contextmanager
+def exclusive_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file for the length of a block, or fail at once.
+
+    Args:
+        path: The lock file; its directory must exist.
+        what: What is locked, for the message.
+
+    Raises:
+        LockedError: Another process holds it.
+        BadOutputError: The lock file cannot be made.
+    """
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - keeps start-up fast
+
+    lock = FileLock(path, timeout=0)
+    with disk_errors(str(path)):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise LockedError(f"another airgap-sync run is using {what}") from error
+    try:
+        yield
+    finally:
+        lock.release()

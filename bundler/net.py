@@ -1,0 +1,316 @@
+"""HTTP: one requests session per thread, explicit TLS, timeouts, redirects and errors. The only user of requests.
+
+Invariants:
+
+- Nothing is taken from the environment behind our back: no ~/.netrc, no proxies, no cookies.
+- Redirects are followed here, not by requests: a hop to another origin loses the Authorization header, a hop from
+  https to anything else is refused, and their number is bounded.
+- Bodies are never decoded: a blob's bytes are hashed as they were sent.
+- Foreign exceptions end here, both those of requests and those that urllib3 raises while a body is read.
+"""
+
+from __future__ import annotations
+
+import http.cookiejar
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any, Self
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from bundler import __version__
+from bundler.errors import (
+    AirgapSyncError,
+    BadManifestError,
+    BrokenConnectionError,
+    ConnectionFailedError,
+    TimedOutError,
+    TlsError,
+    UnexpectedAnswerError,
+)
+
+MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SEND_BLOCK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How one server is trusted: paths as the user gave them."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    skip_verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds to wait for a connection, and for each next piece of an answer."""
+
+    connect_s: float = 10.0
+    read_s: float = 60.0
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer whose body has not been read yet; close it, or use it in ``with``."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    #: The Authorization header that the answered request carried, if it carried one.
+    authorization: str | None = field(repr=False)
+    raw: Any = field(repr=False)
+    _inner: requests.Response = field(repr=False)
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` raw bytes of the body, empty at its end.
+
+        Raises:
+            BrokenConnectionError: The body ended early or the connection broke.
+            TimedOutError: Nothing came for the read timeout.
+        """
+        with _translated(self.url):
+            data: bytes = self.raw.read(size, decode_content=False)
+            return data
+
+    def read_all(self, limit: int) -> bytes:
+        """Return the whole body and close the answer.
+
+        Raises:
+            BadManifestError: It is longer than ``limit`` bytes.
+        """
+        with self:
+            data = bytearray()
+            while chunk := self.read(min(65536, limit + 1 - len(data))):
+                data += chunk
+                if len(data) > limit:
+                    raise BadManifestError(f"{redact(self.url)} answered with more than {limit} bytes")
+            return bytes(data)
+
+    def excerpt(self, limit: int = 8192) -> bytes:
+        """Return the start of an error body for a message, whatever happens, and close the answer."""
+        with self:
+            try:
+                return self.read(limit)
+            except AirgapSyncError:
+                return b""
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else drop it."""
+        self._inner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Http:
+    """Sends requests; safe to share between threads."""
+
+    def __init__(self, timeouts: Timeouts | None = None) -> None:
+        self._timeouts = timeouts or Timeouts()
+        self._local = threading.local()
+        self._sessions: list[requests.Session] = []
+        self._lock = threading.Lock()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | IO[bytes] | None = None,
+        tls: Tls | None = None,
+    ) -> Response:
+        """Send one request and follow its redirects.
+
+        Args:
+            method: The HTTP method.
+            url: An absolute http or https URL.
+            headers: Sent as given; ``Authorization`` only to the URL's own origin.
+            body: Bytes, or a seekable file object with a length, which is rewound for a redirect.
+            tls: How to trust the server, also after a redirect to another host.
+
+        Raises:
+            ConnectionFailedError: No connection.
+            BrokenConnectionError: The connection broke.
+            TimedOutError: No answer in time.
+            TlsError: TLS could not be set up.
+            UnexpectedAnswerError: A redirect that must not be followed.
+        """
+        sent = dict(headers or {})
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._send(method, url, sent, body, tls)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not location:
+                return response
+            response.close()
+            target = urljoin(url, location)
+            _check_redirect(url, target)
+            if not same_origin(url, target):
+                sent.pop("Authorization", None)
+            if response.status in (301, 302, 303) and method not in ("GET", "HEAD"):
+                raise UnexpectedAnswerError(f"{redact(url)} answered {method} with a redirect that drops the body")
+            if body is not None and not isinstance(body, bytes):
+                body.seek(0)
+            url = target
+        raise UnexpectedAnswerError(f"{redact(url)}: more than {MAX_REDIRECTS} redirects")
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._lock:
+            for session in self._sessions:
+                session.close()
+            self._sessions.clear()
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | IO[bytes] | None,
+        tls: Tls | None,
+    ) -> Response:
+        tls = tls or Tls()
+        verify: bool | str = False if tls.skip_verify else (tls.ca_file or True)
+        cert = (tls.cert_file, tls.key_file) if tls.cert_file and tls.key_file else tls.cert_file
+        with _translated(url):
+            inner = self._session().request(
+                method,
+                url,
+                headers={"Accept-Encoding": "identity", **headers},
+                data=body,
+                stream=True,
+                allow_redirects=False,
+                timeout=(self._timeouts.connect_s, self._timeouts.read_s),
+                verify=verify,
+                cert=cert,
+            )
+        return Response(inner.status_code, inner.headers, url, headers.get("Authorization"), inner.raw, inner)
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            session.trust_env = False
+            session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+            session.headers.clear()
+            session.headers["User-Agent"] = f"airgap-sync/{__version__}"
+            adapter = _Adapter(max_retries=Retry(total=0, redirect=False, raise_on_status=False))
+            session.mount("http://", adapter)
+            session.mount("https://", adapter)
+            self._local.session = session
+            with self._lock:
+                self._sessions.append(session)
+        return session
+
+
+class _Adapter(HTTPAdapter):
+    """Sends bodies in large blocks; http.client's 16 KiB make Python the bottleneck."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, blocksize=_SEND_BLOCK_BYTES)
+
+
+def redact(url: str) -> str:
+    """Return a URL without user info, query and fragment: signed queries are secrets."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Tell whether two URLs have the same scheme, host and port."""
+    return origin(one) == origin(other)
+
+
+def _check_redirect(url: str, target: str) -> None:
+    scheme = urlsplit(target).scheme
+    if scheme not in ("http", "https"):
+        raise UnexpectedAnswerError(f"{redact(url)} redirects to the scheme {scheme[:20]!r}, which is refused")
+    if urlsplit(url).scheme == "https" and scheme == "http":
+        raise UnexpectedAnswerError(
+            f"{redact(url)} redirects from https to {redact(target)}, which is refused",
+            hint="The server must redirect to https, or be addressed as http:// on purpose.",
+        )
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turn the exceptions of requests and urllib3 into ours."""
+    try:
+        yield
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _ours(error, url) from error
+
+
+def _ours(error: Exception, url: str) -> AirgapSyncError:
+    where = redact(url)
+    chain = list(_causes(error))
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    for cause in chain:
+        if isinstance(cause, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)):
+            return _tls_error(cause, host)
+    if any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in chain):
+        return ConnectionFailedError(f"the host name in {where} does not resolve")
+    if any(isinstance(c, (requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError)) for c in chain):
+        return ConnectionFailedError(f"no connection to {host} in time")
+    if any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in chain):
+        reason = "connection refused" if any(isinstance(c, ConnectionRefusedError) for c in chain) else "no route"
+        return ConnectionFailedError(f"no connection to {host}: {reason}")
+    if any(isinstance(c, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)) for c in chain):
+        return TimedOutError(f"{where} did not answer in time")
+    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
+        return ConnectionFailedError(f"{where} is not a usable URL")
+    if isinstance(error, OSError) and not isinstance(error, (requests.RequestException, ConnectionError)):
+        # A CA or key file that is not there, for example: requests raises plain OSError for those.
+        return TlsError(f"{host}: {error}")
+    return BrokenConnectionError(f"the connection to {where} broke")
+
+
+def _tls_error(cause: Exception, host: str) -> TlsError:
+    text = str(cause)
+    if "WRONG_VERSION_NUMBER" in text or "UNKNOWN_PROTOCOL" in text or "record layer" in text.lower():
+        return TlsError(
+            f"{host} does not speak TLS",
+            hint=f"If it is a plain HTTP registry, write http://{host} on purpose.",
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return TlsError(
+            f"the certificate of {host} is not trusted: {_after(text, 'certificate verify failed: ')}",
+            hint=f"Give the CA of {host} as configs.<host>.tls.ca_file in --registries FILE.",
+        )
+    return TlsError(f"TLS with {host} failed")
+
+
+def _after(text: str, marker: str) -> str:
+    return text.rpartition(marker)[2].partition(" (_ssl")[0][:160]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and everything it was made from (urllib3 hides the cause in ``reason`` and args)."""
+    seen: set[int] = set()
+    stack: list[BaseException] = [error]
+    while stack:
+        current = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        inner = [getattr(current, "reason", None), current.__cause__, current.__context__, *current.args]
+        stack.extend(item for item in inner if isinstance(item, BaseException))

@@ -1,0 +1,87 @@
+"""What an image is made of, and the two ends that content moves between.
+
+``BlobSource`` and ``BlobSink`` are the only ways that the copy code reads and writes content, so it never asks
+whether bytes lie on a disk, in a registry or in memory, and nothing assumes that a source can seek.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from bundler.oci.descriptor import Descriptor
+from bundler.oci.digest import Digest
+from bundler.oci.manifest import Index, Manifest
+
+#: Bytes read at a time when content is streamed: large enough to leave Python out, small enough for memory.
+CHUNK_BYTES = 1024 * 1024
+
+
+class BlobStream(Protocol):
+    """Bytes of one blob, from ``offset`` to its end."""
+
+    #: Where this stream starts, in bytes; 0 if the source cannot start anywhere else.
+    offset: int
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes, empty at the end."""
+
+
+#: Opens a blob at an offset; the stream may start at 0 instead and then says so.
+Opener = Callable[[int], AbstractContextManager[BlobStream]]
+
+
+class BlobSource(Protocol):
+    """Somewhere that content of one image can be read from."""
+
+    def get_manifest(self, descriptor: Descriptor) -> bytes:
+        """Return the verified bytes of a manifest or index."""
+
+    def open_blob(self, blob: Descriptor, offset: int = 0) -> AbstractContextManager[BlobStream]:
+        """Open a blob for streaming."""
+
+
+class BlobSink(Protocol):
+    """Somewhere that content of one image can be written to."""
+
+    def has_blob(self, blob: Descriptor) -> bool:
+        """Tell whether the blob is there, whole."""
+
+    def put_blob(self, blob: Descriptor, opener: Opener, on_bytes: Callable[[int], None]) -> None:
+        """Store a blob; it becomes visible only when all its bytes are there and right."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageContent:
+    """Everything below one root descriptor.
+
+    ``manifests`` holds each manifest and index once, children before parents, the root last.
+    ``blobs`` holds each config and layer once.
+    """
+
+    manifests: tuple[Manifest | Index, ...]
+    blobs: tuple[Descriptor, ...]
+
+    @property
+    def root(self) -> Manifest | Index:
+        """The manifest or index that a tag points at."""
+        return self.manifests[-1]
+
+    @property
+    def blob_bytes(self) -> int:
+        """Total size of the blobs in bytes."""
+        return sum(blob.size for blob in self.blobs)
+
+    @property
+    def total_bytes(self) -> int:
+        """Total size of blobs and manifests in bytes."""
+        return self.blob_bytes + sum(len(manifest.raw) for manifest in self.manifests)
+
+    def digests(self) -> Iterator[Digest]:
+        """Yield the digest of every manifest and blob."""
+        for manifest in self.manifests:
+            yield manifest.digest
+        for blob in self.blobs:
+            yield blob.digest

@@ -1,0 +1,166 @@
+"""One registry endpoint: requests with authorization, retries and the registry's own error words.
+
+Knows nothing of images; :mod:`bundler.registry.repository` does.
+
+Source: distribution-spec, "API" and "Error Codes".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import IO, TypeVar
+from urllib.parse import urlencode
+
+from bundler.errors import (
+    AirgapSyncError,
+    ConnectionFailedError,
+    DeniedError,
+    ServerError,
+    TooManyRequestsError,
+    UnexpectedAnswerError,
+)
+from bundler.net import Http, Response, redact, same_origin
+from bundler.registry.auth import Authorizer, Scope
+from bundler.registry.endpoint import Endpoint
+from bundler.registry.retry import retrying
+
+Result = TypeVar("Result")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+class RegistryClient:
+    """Talks to one endpoint; safe to share between threads.
+
+    Args:
+        endpoint: Where it is and who we are.
+        http: The shared HTTP sessions.
+    """
+
+    def __init__(self, endpoint: Endpoint, http: Http) -> None:
+        self.endpoint = endpoint
+        self._http = http
+        self._authorizer = Authorizer(endpoint, http)
+        #: The last failure to connect, while no later request got through.
+        self.unreachable: ConnectionFailedError | None = None
+
+    def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """Return the URL of an API path such as ``library/busybox/tags/list``."""
+        fields = dict(query or {})
+        if self.endpoint.namespace:
+            fields["ns"] = self.endpoint.namespace
+        return f"{self.endpoint.api_url}/{path}" + (f"?{urlencode(fields)}" if fields else "")
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        scopes: tuple[Scope, ...],
+        accept: tuple[int, ...],
+        headers: Mapping[str, str] | None = None,
+        body: bytes | IO[bytes] | None = None,
+    ) -> Response:
+        """Send one request, once more after a 401, and return an answer whose status is in ``accept``.
+
+        Args:
+            method: The HTTP method.
+            url: From :meth:`url`, or an upload Location. Credentials go along only to the endpoint's own origin.
+            scopes: The rights that the request needs.
+            accept: The statuses that the caller understands.
+            headers: More headers.
+            body: Bytes, or a file object that can be rewound.
+
+        Raises:
+            AuthError: Refused.
+            RegistryUnavailableError: Not reachable, or another answer than those accepted.
+        """
+        response = self._once(method, url, scopes, headers, body)
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            self._authorizer.challenged(response, scopes, response.authorization)
+            response.close()
+            if body is not None and not isinstance(body, bytes):
+                body.seek(0)
+            response = self._once(method, url, scopes, headers, body)
+        self.unreachable = None
+        if response.status in accept:
+            return response
+        raise self._error(method, response)
+
+    def retrying(self, operation: Callable[[], Result]) -> Result:
+        """Run an operation that may be repeated as a whole, again after failures that may pass.
+
+        Raises:
+            AirgapSyncError: The last failure.
+        """
+        try:
+            return retrying(operation)
+        except ConnectionFailedError as error:
+            self.unreachable = error
+            raise
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        scopes: tuple[Scope, ...],
+        headers: Mapping[str, str] | None,
+        body: bytes | IO[bytes] | None,
+    ) -> Response:
+        sent = dict(headers or {})
+        own = same_origin(url, self.endpoint.api_url)
+        authorization = self._authorizer.header(scopes) if own else None
+        if authorization:
+            sent["Authorization"] = authorization
+        return self._http.request(method, url, headers=sent, body=body, tls=self.endpoint.tls if own else None)
+
+    def _error(self, method: str, response: Response) -> AirgapSyncError:
+        status, where = response.status, redact(response.url)
+        words = _registry_words(response.excerpt())
+        message = f"{method} {where} answered {status}" + (f": {words}" if words else "")
+        if status == HTTPStatus.UNAUTHORIZED:
+            return self._authorizer.refused(words or f"{method} {where}")
+        if status == HTTPStatus.FORBIDDEN:
+            return DeniedError(message)
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            return TooManyRequestsError(message, context={"retry_after_s": _retry_after_s(response.headers)})
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return ServerError(message, context={"retry_after_s": _retry_after_s(response.headers)})
+        if status == HTTPStatus.BAD_REQUEST and "HTTPS server" in words:
+            return UnexpectedAnswerError(message, hint="This port speaks TLS: write https:// or leave the scheme out.")
+        return UnexpectedAnswerError(message)
+
+
+def _registry_words(body: bytes) -> str:
+    """Return the registry's own error code and message, or the start of a body that is not JSON, on one line."""
+    try:
+        errors = json.loads(body)["errors"]
+        words = "; ".join(
+            " ".join(str(part) for part in (item.get("code"), item.get("message"), item.get("detail")) if part)
+            for item in errors
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        words = body.decode(errors="replace")
+    return _CONTROL.sub(" ", words).strip()[:200]
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Return the pause that a registry asks for, in seconds; 0 if it names none.
+
+    Source: RFC 9110 section 10.2.3 (seconds or an HTTP date).
+    """
+    text = headers.get("Retry-After", "").strip()
+    if text.isdigit():
+        return float(text)
+    if text:
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rare
+
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        except ValueError:
+            return 0.0
+    return 0.0

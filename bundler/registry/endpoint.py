@@ -1,0 +1,33 @@
+"""Where one registry's API lies, how it is trusted and who we are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bundler.net import Tls
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A user name with its password, or an identity token; never shown by ``repr``."""
+
+    username: str
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place that serves the registry API.
+
+    Attributes:
+        api_url: Base URL including ``/v2`` (or what stands for it), without a trailing slash.
+        credential: Sent to this origin and the token realm it names, nowhere else.
+        namespace: The registry this endpoint stands in for, sent as ``?ns=``.
+            Source: containerd docs/hosts.md, "registry host namespace".
+    """
+
+    api_url: str
+    tls: Tls = field(default_factory=Tls)
+    credential: Credential | None = None
+    namespace: str | None = None

@@ -1,0 +1,92 @@
+"""One repository behind several endpoints, tried in order.
+
+Source: containerd docs/hosts.md: hosts are tried in the order they are written, the default one last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
+from bundler.errors import AirgapSyncError, IntegrityError, NotFoundError
+from bundler.oci.content import BlobStream
+from bundler.oci.descriptor import Descriptor
+from bundler.oci.digest import Digest
+from bundler.registry.repository import Repository
+
+Result = TypeVar("Result")
+
+
+class MirroredRepository:
+    """A BlobSource over the endpoints of one repository.
+
+    Whatever makes an endpoint fail, the next one is asked; if all fail, the error names every one of them.
+    An endpoint that could not be connected to is asked again only when there is no other.
+
+    Args:
+        repositories: The same content at each endpoint, in the order to try; at least one.
+    """
+
+    def __init__(self, repositories: list[Repository]) -> None:
+        self._repositories = repositories
+
+    def head_manifest(self, reference: str) -> tuple[Digest, str] | None:
+        """Return digest and media type of what a tag stands for; None if no endpoint has it."""
+        try:
+            return self._first(lambda repository: _found(repository.head_manifest(reference)))
+        except NotFoundError:
+            return None
+
+    def get_manifest_by(self, reference: str) -> tuple[bytes, str, Digest]:
+        """Return bytes, media type and digest of what a tag or digest stands for."""
+        return self._first(lambda repository: repository.get_manifest_by(reference))
+
+    def get_manifest(self, descriptor: Descriptor) -> bytes:
+        """Return the verified bytes of a manifest or index."""
+        return self._first(lambda repository: repository.get_manifest(descriptor))
+
+    @contextmanager
+    def open_blob(self, blob: Descriptor, offset: int = 0) -> Iterator[BlobStream]:
+        """Open a blob at the first endpoint that has it."""
+
+        def enter(repository: Repository) -> tuple[AbstractContextManager[BlobStream], BlobStream]:
+            context = repository.open_blob(blob, offset)
+            return context, context.__enter__()
+
+        context, stream = self._first(enter)
+        try:
+            yield stream
+        finally:
+            context.__exit__(None, None, None)
+
+    def _first(self, ask: Callable[[Repository], Result]) -> Result:
+        reachable = [r for r in self._repositories if r.client.unreachable is None]
+        errors: list[AirgapSyncError] = []
+        for repository in self._repositories:
+            if reachable and repository.client.unreachable is not None:
+                errors.append(repository.client.unreachable)
+                continue
+            try:
+                return ask(repository)
+            except AirgapSyncError as error:
+                errors.append(error)
+        raise _combined(errors)
+
+
+def _found(answer: tuple[Digest, str] | None) -> tuple[Digest, str]:
+    if answer is None:
+        raise NotFoundError("no such manifest")
+    return answer
+
+
+def _combined(errors: list[AirgapSyncError]) -> AirgapSyncError:
+    """Return the most telling error (an answer before a silence), its message naming all of them."""
+    if len(errors) == 1:
+        return errors[0]
+    wrong: list[AirgapSyncError] = [error for error in errors if isinstance(error, IntegrityError)]
+    answers = [error for error in errors if not error.retryable]
+    telling = [*wrong, *answers, *errors][0]
+    others = "; ".join(error.message for error in errors if error is not telling)
+    combined = type(telling)(f"{telling.message}; also tried: {others}", hint=telling.hint, context=telling.context)
+    return combined.with_traceback(telling.__traceback__)

@@ -1,0 +1,79 @@
+"""A crew of threads that works off tasks, the most urgent first; tasks may add tasks."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Self
+
+
+class Crew:
+    """Runs tasks on daemon threads, so that an interrupt never waits for a socket.
+
+    A task handles its own expected errors; whatever else it raises stops the crew and comes out of :meth:`wait`.
+
+    Args:
+        workers: How many tasks run at once.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._running = 0
+        self._closed = False
+        self._error: BaseException | None = None
+        for number in range(workers):
+            threading.Thread(target=self._work, name=f"crew-{number}", daemon=True).start()
+
+    def submit(self, task: Callable[[], None], urgency: float = 0.0) -> None:
+        """Add a task; a higher urgency goes first, equals go in order."""
+        with self._changed:
+            heapq.heappush(self._heap, (-urgency, next(self._order), task))
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Drop the tasks that have not begun."""
+        with self._changed:
+            self._heap.clear()
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait until nothing is running or queued; raise what a task raised."""
+        with self._changed:
+            while (self._heap or self._running) and self._error is None:
+                self._changed.wait(0.5)
+            if self._error is not None:
+                raise self._error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._changed:
+            self._closed = True
+            self._heap.clear()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._heap and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                _, _, task = heapq.heappop(self._heap)
+                self._running += 1
+            error: BaseException | None = None
+            try:
+                task()
+            except BaseException as caught:  # noqa: BLE001 - handed to the thread that waits
+                error = caught
+            with self._changed:
+                self._running -= 1
+                if error is not None and self._error is None:
+                    self._error = error
+                    self._heap.clear()
+                self._changed.notify_all()

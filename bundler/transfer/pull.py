@@ -1,0 +1,231 @@
+"""Pulling images into a layout: one queue of blobs across all images, biggest first, and a lane for manifests.
+
+Invariants:
+
+- A blob that was sealed is not fetched again; one that only looks right is hashed first.
+- A blob is fetched once, however many images use it.
+- One image's failure does not touch another; what failed is tried once more at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from bundler.bundle.imageset import ResolvedImage, WantedImage
+from bundler.bundle.selection import Wanted
+from bundler.errors import AirgapSyncError, BadOutputError, CapacityError
+from bundler.layout.store import Layout
+from bundler.oci.descriptor import Descriptor
+from bundler.oci.digest import Digest
+from bundler.oci.reference import Reference
+from bundler.progress import Progress, people_bytes
+from bundler.registry.retry import retrying
+from bundler.transfer.crew import Crew
+from bundler.transfer.journal import Journal
+from bundler.transfer.resolve import ImageSource, Resolver
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_LANE = 2
+
+
+@dataclass(slots=True)
+class PulledImage:
+    """One image on its way; ``error`` is set if it failed."""
+
+    wanted: WantedImage
+    resolved: ResolvedImage | None = None
+    error: AirgapSyncError | None = None
+    bytes_fetched: int = 0
+    waiting: set[Digest] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Blob:
+    """One blob, and the images that wait for it with the repositories they can have it from."""
+
+    descriptor: Descriptor
+    takers: list[tuple[PulledImage, ImageSource]]
+    done: bool = False
+
+
+class Puller:
+    """Pulls a list of images.
+
+    Args:
+        layout: Where content goes; created already.
+        journal: Of that layout.
+        open_source: Returns the repository that a reference's content comes from.
+        wanted: The chosen platforms.
+        jobs: Blobs in flight at once.
+        progress: Told of every byte.
+        ask_first: Whether the layout may hold content already.
+        fail_fast: Stop at the first failed image.
+    """
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        journal: Journal,
+        open_source: Callable[[Reference], ImageSource],
+        wanted: Wanted,
+        jobs: int,
+        progress: Progress,
+        ask_first: bool,
+        fail_fast: bool,
+    ) -> None:
+        self._layout = layout
+        self._journal = journal
+        self._open_source = open_source
+        self._wanted = wanted
+        self._jobs = jobs
+        self._progress = progress
+        self._ask_first = ask_first
+        self._fail_fast = fail_fast
+        self._lock = threading.Lock()
+        self._blobs: dict[Digest, _Blob] = {}
+        self._trusted: set[Digest] = set()
+
+    def pull(self, images: Sequence[WantedImage]) -> list[PulledImage]:
+        """Pull all images; failures are in the result.
+
+        Raises:
+            CapacityError: The disk is full: nothing more can be done.
+            BadOutputError: The disk refuses: nothing more can be done.
+        """
+        pulled = [PulledImage(image) for image in images]
+        self._round(pulled)
+        failed = [image for image in pulled if image.error is not None]
+        if failed and not self._fail_fast:
+            logger.info("trying the %d failed images once more", len(failed))
+            for image in failed:
+                image.error = None
+            self._round(failed)
+        return pulled
+
+    # --- one round ------------------------------------------------------------------------------------------
+
+    def _round(self, images: list[PulledImage]) -> None:
+        self._blobs.clear()
+        with Crew(MANIFEST_LANE) as manifests, Crew(self._jobs) as blobs:
+            for image in images:
+                manifests.submit(partial(self._resolve, image, (manifests, blobs)))
+            manifests.wait()
+            blobs.wait()
+
+    def _resolve(self, image: PulledImage, crews: tuple[Crew, Crew]) -> None:
+        """Find an image's manifests and queue its blobs."""
+        try:
+            source = self._open_source(image.wanted.reference)
+            fetch_config = partial(self._fetch, image, source)
+            resolver = Resolver(self._layout, source, fetch_config, self._wanted, ask_first=self._ask_first)
+            image.resolved = resolver.resolve(image.wanted)
+        except (CapacityError, BadOutputError):
+            raise
+        except AirgapSyncError as error:
+            self._failed(image, error, crews)
+            return
+        with self._lock:
+            image.waiting.clear()
+            for descriptor in image.resolved.content.blobs:
+                blob = self._blobs.get(descriptor.digest)
+                if blob is None:
+                    blob = self._blobs[descriptor.digest] = _Blob(descriptor, [])
+                    crews[1].submit(partial(self._bring, blob, crews), descriptor.size)
+                if not blob.done:
+                    blob.takers.append((image, source))
+                    image.waiting.add(descriptor.digest)
+            finished = not image.waiting
+        if finished:
+            self._finished(image)
+
+    def _bring(self, blob: _Blob, crews: tuple[Crew, Crew]) -> None:
+        """Fetch a blob for all images that wait for it, from the first repository that can give it."""
+        tried = 0
+        while True:
+            with self._lock:
+                while tried < len(blob.takers) and blob.takers[tried][0].error is not None:
+                    tried += 1
+                if tried == len(blob.takers):
+                    # An image that comes later starts anew, with its own repository.
+                    del self._blobs[blob.descriptor.digest]
+                    return
+                image, source = blob.takers[tried]
+            try:
+                self._fetch(image, source, blob.descriptor)
+                break
+            except (CapacityError, BadOutputError):
+                raise
+            except AirgapSyncError as error:
+                self._failed(image, error, crews)
+        finished = []
+        with self._lock:
+            blob.done = True
+            for image, _ in blob.takers:
+                image.waiting.discard(blob.descriptor.digest)
+                if not image.waiting and image.error is None:
+                    finished.append(image)
+        for image in finished:
+            self._finished(image)
+
+    def _failed(self, image: PulledImage, error: AirgapSyncError, crews: tuple[Crew, Crew]) -> None:
+        with self._lock:
+            image.error = error
+        self._progress.image_done(f"failed: {image.wanted.reference}: {error.message}")
+        if self._fail_fast:
+            for crew in crews:
+                crew.stop()
+
+    def _finished(self, image: PulledImage) -> None:
+        size = people_bytes(image.bytes_fetched)
+        self._progress.image_done(f"done: {image.wanted.reference} ({size} fetched)")
+
+    # --- one blob ---------------------------------------------------------------------------------------------
+
+    def _fetch(self, image: PulledImage, source: ImageSource, descriptor: Descriptor) -> None:
+        """Bring a blob into the layout unless it is there."""
+        if self._have(descriptor):
+            return
+        received = 0
+        self._progress.expect(descriptor.size)
+
+        def on_bytes(size: int) -> None:
+            nonlocal received
+            received += size
+            self._progress.advance(size)
+
+        try:
+            retrying(
+                lambda: self._layout.put_blob(
+                    descriptor, lambda offset: source.open_blob(descriptor, offset), on_bytes
+                ),
+                lambda: received,
+            )
+        except AirgapSyncError:
+            self._progress.expect(received - descriptor.size)
+            raise
+        finally:
+            image.bytes_fetched += received
+        self._progress.expect(received - descriptor.size)
+        found = self._layout.stat_blob(descriptor.digest)
+        if found is not None:
+            self._journal.seal(descriptor.digest, found)
+        self._trusted.add(descriptor.digest)
+
+    def _have(self, blob: Descriptor) -> bool:
+        if blob.digest in self._trusted:
+            return True
+        found = self._layout.stat_blob(blob.digest)
+        if found is None or found.size != blob.size:
+            return False
+        if not self._journal.is_sealed(blob.digest, found):
+            if not self._layout.verify_blob(blob):
+                return False
+            self._journal.seal(blob.digest, found)
+        self._trusted.add(blob.digest)
+        return True

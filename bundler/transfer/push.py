@@ -1,0 +1,238 @@
+"""Pushing images to a target: a survey of what is there, then exactly the plan made from it.
+
+Invariants:
+
+- A tag is written last, when everything below it was accepted by the registry.
+- A digest is sent once; where a mount is not granted the blob is sent to that repository too.
+- Local content is verified while it is read, so wrong bytes end an upload and never reach a tag.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from bundler.errors import AirgapSyncError, BlobMissingError, SizeMismatchError
+from bundler.layout.store import Layout
+from bundler.oci.descriptor import Descriptor
+from bundler.oci.digest import Digest
+from bundler.progress import Progress, people_bytes
+from bundler.registry.client import RegistryClient
+from bundler.registry.repository import Repository
+from bundler.transfer.crew import Crew
+from bundler.transfer.plan import Action, BlobStep, Existing, ImagePlan, PushImage, TransferPlan
+
+#: Image manifests go before everything else that waits: they are small and end an image.
+_MANIFESTS_FIRST = 1.0
+
+
+@dataclass(slots=True)
+class PushedImage:
+    """One image on its way; ``error`` is set if it failed."""
+
+    plan: ImagePlan
+    error: AirgapSyncError | None = None
+    bytes_sent: int = 0
+    bytes_mounted: int = 0
+    waiting: int = 0
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was found at the target, and the images for which that could not be found out."""
+
+    existing: Existing
+    failed: dict[PushImage, AirgapSyncError] = field(default_factory=dict)
+
+
+class Pusher:
+    """Pushes images of one layout to one registry.
+
+    Args:
+        layout: Where content comes from; never written.
+        client: The target's endpoint.
+        jobs: Blobs in flight at once.
+        progress: Told of every byte.
+    """
+
+    def __init__(self, layout: Layout, client: RegistryClient, *, jobs: int, progress: Progress) -> None:
+        self._layout = layout
+        self._client = client
+        self._jobs = jobs
+        self._progress = progress
+        self._lock = threading.Lock()
+
+    # --- survey ---------------------------------------------------------------------------------------------
+
+    def survey(self, images: Sequence[PushImage]) -> Survey:
+        """Ask the target what it has: one HEAD a name, then one HEAD a blob of the names that differ."""
+        tags: dict[tuple[str, str], Digest] = {}
+        blobs: dict[str, set[Digest]] = {}
+        survey = Survey(Existing({}, {}))
+
+        def guarded(image: PushImage, step: Callable[[], None]) -> None:
+            try:
+                step()
+            except AirgapSyncError as error:
+                with self._lock:
+                    survey.failed.setdefault(image, error)
+
+        def head(image: PushImage) -> None:
+            found = self._repository(image.repository).head_manifest(image.tag)
+            if found is not None:
+                tags[image.repository, image.tag] = found[0]
+
+        def head_blob(image: PushImage, blob: Descriptor) -> None:
+            if self._repository(image.repository).has_blob(blob):
+                with self._lock:
+                    blobs.setdefault(image.repository, set()).add(blob.digest)
+
+        with Crew(self._jobs) as crew:
+            for image in images:
+                crew.submit(partial(guarded, image, partial(head, image)))
+            crew.wait()
+            survey.existing = Existing(tags, {})
+            asked: set[tuple[str, Digest]] = set()
+            for image in images:
+                if survey.existing.has_image(image) or image in survey.failed:
+                    continue
+                for blob in image.content.blobs:
+                    if (image.repository, blob.digest) not in asked:
+                        asked.add((image.repository, blob.digest))
+                        crew.submit(partial(guarded, image, partial(head_blob, image, blob)))
+            crew.wait()
+        survey.existing = Existing(tags, {name: frozenset(found) for name, found in blobs.items()})
+        return survey
+
+    # --- execution ------------------------------------------------------------------------------------------
+
+    def execute(self, plan: TransferPlan) -> list[PushedImage]:
+        """Do what the plan says; failures are in the result."""
+        pushed = [PushedImage(image) for image in plan.images]
+        self._progress.expect(plan.bytes_of(Action.UPLOAD))
+        with Crew(self._jobs) as crew:
+            _Execution(self, crew, pushed).start()
+            crew.wait()
+        return pushed
+
+    def put_step(self, image: PushedImage, step: BlobStep) -> None:
+        """Bring one blob into one repository."""
+        self._check_present(step.blob)
+        repository = self._repository(image.plan.image.repository)
+        if step.source is not None and repository.mount_blob(step.blob, step.source):
+            with self._lock:
+                image.bytes_mounted += step.blob.size
+            return
+        if step.action is not Action.UPLOAD:
+            self._progress.expect(step.blob.size)
+        sent = 0
+
+        def on_bytes(size: int) -> None:
+            nonlocal sent
+            sent += size
+            self._progress.advance(size)
+
+        try:
+            repository.put_blob(step.blob, lambda offset: self._layout.open_blob(step.blob, offset), on_bytes)
+        except AirgapSyncError:
+            self._progress.expect(-step.blob.size)
+            raise
+        with self._lock:
+            image.bytes_sent += sent
+
+    def put_manifests(self, image: PushImage) -> None:
+        """Store children by digest, then the root under its tag."""
+        repository = self._repository(image.repository)
+        root = image.content.root
+        for manifest in image.content.manifests[:-1]:
+            repository.put_manifest(manifest.raw, manifest.media_type, manifest.digest, str(manifest.digest))
+        if image.reference.tag is None:
+            repository.put_manifest(root.raw, root.media_type, root.digest, str(root.digest))
+        repository.put_manifest(root.raw, root.media_type, root.digest, image.tag)
+
+    def image_done(self, line: str) -> None:
+        """Say how an image ended."""
+        self._progress.image_done(line)
+
+    def _repository(self, name: str) -> Repository:
+        return Repository(self._client, name, "pull,push")
+
+    def _check_present(self, blob: Descriptor) -> None:
+        found = self._layout.stat_blob(blob.digest)
+        if found is None:
+            raise BlobMissingError(f"{blob.digest} is not in {self._layout.directory}")
+        if found.size != blob.size:
+            raise SizeMismatchError(
+                f"{blob.digest} in {self._layout.directory} has {found.size} bytes, not {blob.size}"
+            )
+
+
+class _Execution:
+    """The order of one run: a step begins when what it waits for has ended, manifests when all steps have."""
+
+    def __init__(self, pusher: Pusher, crew: Crew, images: list[PushedImage]) -> None:
+        self._pusher = pusher
+        self._crew = crew
+        self._images = images
+        self._lock = threading.Lock()
+        #: Planned steps that have not ended, with the tasks that wait for them.
+        self._open: dict[tuple[str, Digest], list[Callable[[], None]]] = {}
+        self._landed: set[tuple[str, Digest]] = set()
+
+    def start(self) -> None:
+        for image in self._images:
+            image.waiting = len(image.plan.steps)
+            for step in image.plan.steps:
+                if step.action is not Action.PRESENT:
+                    self._open[image.plan.image.repository, step.blob.digest] = []
+        for image in self._images:
+            if image.plan.up_to_date:
+                self._pusher.image_done(f"up to date: {image.plan.image.reference}")
+            elif not image.plan.steps:
+                self._finish(image)
+            for step in image.plan.steps:
+                self._when_ended(step.after, partial(self._step, image, step))
+
+    def _when_ended(self, key: tuple[str, Digest] | None, task: Callable[[], None]) -> None:
+        with self._lock:
+            if key is not None and key in self._open:
+                self._open[key].append(task)
+                return
+        self._crew.submit(task)
+
+    def _step(self, image: PushedImage, step: BlobStep) -> None:
+        key = (image.plan.image.repository, step.blob.digest)
+        try:
+            # A blob that another image of this repository was to bring may not have come.
+            if image.error is None and (step.action is not Action.PRESENT or (step.after and key not in self._landed)):
+                self._pusher.put_step(image, step)
+                self._landed.add(key)
+        except AirgapSyncError as error:
+            image.error = error
+        waiting: list[Callable[[], None]] = []
+        with self._lock:
+            if step.action is not Action.PRESENT:
+                waiting = self._open.pop(key)
+            image.waiting -= 1
+            last = image.waiting == 0
+        for task in waiting:
+            self._crew.submit(task)
+        if last:
+            self._finish(image)
+
+    def _finish(self, image: PushedImage) -> None:
+        self._crew.submit(partial(self._manifests, image), _MANIFESTS_FIRST)
+
+    def _manifests(self, image: PushedImage) -> None:
+        name = image.plan.image.reference
+        if image.error is None:
+            try:
+                self._pusher.put_manifests(image.plan.image)
+            except AirgapSyncError as error:
+                image.error = error
+        if image.error is not None:
+            self._pusher.image_done(f"failed: {name}: {image.error.message}")
+        else:
+            self._pusher.image_done(f"pushed: {name} ({people_bytes(image.bytes_sent)} sent)")

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Make the programs that the integration tests, the demo and the benchmarks talk to available:
+# docker-registry, containerd (with ctr, its shim and runc), skopeo and strace.
+#
+# docker-registry and containerd are unpacked into .tools/ instead of being installed, because their
+# packages would start system services; the tests start their own, on free ports, in temporary places.
+# A program that is already on PATH is left alone. Running this again when all is there does nothing.
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+tools="$PWD/.tools"
+
+# Tests look in .tools first and then on PATH; so does this.
+have() {
+    [ -x "$tools/usr/bin/$1" ] || [ -x "$tools/usr/sbin/$1" ] || command -v "$1" >/dev/null 2>&1
+}
+
+have_all() {
+    local program
+    for program in "$@"; do
+        have "$program" || return 1
+    done
+}
+
+fail() {
+    echo "install-programs: $*" >&2
+    exit 1
+}
+
+to_unpack=()
+to_install=()
+have docker-registry || to_unpack+=(docker-registry)
+have_all containerd ctr containerd-shim-runc-v2 || to_unpack+=(containerd)
+have runc || to_unpack+=(runc)
+have strace || to_install+=(strace)
+have openssl || to_install+=(openssl)
+# skopeo needs shared libraries, and refuses to copy anything without a trust policy.
+have skopeo || to_install+=(skopeo)
+[ -e /etc/containers/policy.json ] || to_install+=(golang-github-containers-common)
+
+if [ "${#to_unpack[@]}" -eq 0 ] && [ "${#to_install[@]}" -eq 0 ]; then
+    echo "install-programs: everything is there"
+    exit 0
+fi
+
+missing="${to_unpack[*]}${to_install[*]:+ ${to_install[*]}}"
+if ! [ -e /etc/debian_version ] || ! command -v apt-get >/dev/null 2>&1; then
+    fail "needs Debian's apt-get; provide these by other means: $missing"
+fi
+[ "$(id -u)" -eq 0 ] || fail "must run as root to get: $missing"
+
+export DEBIAN_FRONTEND=noninteractive
+echo "install-programs: getting $missing"
+apt-get update -qq
+
+if [ "${#to_unpack[@]}" -gt 0 ]; then
+    downloads="$(mktemp -d)"
+    trap 'rm -rf "$downloads"' EXIT
+    # apt downloads as its own unprivileged user where there is one, which must be able to write here.
+    if id _apt >/dev/null 2>&1; then
+        chown _apt "$downloads"
+    fi
+    (cd "$downloads" && apt-get download -qq "${to_unpack[@]}")
+    mkdir -p "$tools"
+    for package in "$downloads"/*.deb; do
+        dpkg-deb -x "$package" "$tools"
+    done
+fi
+
+if [ "${#to_install[@]}" -gt 0 ]; then
+    apt-get install -qq -y --no-install-recommends "${to_install[@]}"
+fi
+
+for program in docker-registry containerd ctr runc skopeo strace openssl; do
+    have "$program" || fail "$program is still missing"
+done
+echo "install-programs: done"
