@@ -31,6 +31,8 @@ _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "me
 _MERGE_TAG = _TAG + "merge"
 # What another YAML reader may take for a number although PyYAML does not (1e3, 0o17, 12:30).
 _NUMBER_LIKE = re.compile(r"[-+.]?[0-9][0-9A-Fa-fxob_.:eE+-]*")
+# Line breaks that do not survive in YAML but as escapes.
+_LINE_BREAKS = frozenset("\x85\u2028\u2029\ufeff")
 # In a parser's message, the start of a quoted name; a single character or a <token> tells nothing.
 _QUOTED_NAME = re.compile(r"""[ ]['"](?!<|\\?.['"])""")
 
@@ -194,7 +196,11 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, data: str) -> yaml.ScalarNode:
-        style = "'" if _NUMBER_LIKE.fullmatch(data) else None
+        style = None
+        if _NUMBER_LIKE.fullmatch(data):
+            style = "'"
+        elif _LINE_BREAKS & set(data):
+            style = '"'
         return self.represent_scalar(_TAG + "str", data, style=style)
 
 
@@ -226,7 +232,7 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            raise _error(self._error, self._name, where, _words(error.problem), _QUOTE_HINT) from None
+            raise _error(self._error, self._name, where, _words(error), _SYNTAX_HINT) from None
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
             where = (before.count("\n") + 1, error.position - before.rfind("\n"))
@@ -298,6 +304,7 @@ class _Reader:
 
 
 _QUOTE_HINT = "Put values that start with one of * & ! @ % ` or contain `: ` or ` #` in quotes."
+_SYNTAX_HINT = f"Indent with spaces, not tabs. {_QUOTE_HINT}"
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:
@@ -317,12 +324,10 @@ def _error(
     return kind(f"{name}:{line}:{column}: {what}", hint=hint, context={"file": name, "line": line, "column": column})
 
 
-def _words(problem: str | None) -> str:
-    """Return a parser's message up to the first name it quotes, which may be part of a secret."""
-    if not problem:
-        return "not YAML"
-    match = _QUOTED_NAME.search(problem)
-    return problem[: match.start()] if match else problem
+def _words(error: yaml.MarkedYAMLError) -> str:
+    """Return a parser's words, each sentence up to the first name it quotes, which may be part of a secret."""
+    sentences = [text for text in (error.context, error.problem) if text]
+    return ", ".join(_QUOTED_NAME.split(text, maxsplit=1)[0] for text in sentences) or "not YAML"
 
 
 def _label(path: Path) -> str:

@@ -2,8 +2,9 @@ r"""Go regular expressions on Python's ``re``: what a rewrite in registries.yaml
 
 Invariants:
 
-- A pattern that Go refuses is refused here. What Go takes is taken, but for Unicode classes (``\p``): no
-  repository needs them.
+- A pattern that Go refuses is refused here. What Go takes is taken, but for two things that no repository needs:
+  Unicode classes (``\p``), and repetitions of what may be empty, ``(.*)*``, whose groups Python fills otherwise.
+  Groups may be nested 100 deep.
 - Every piece of the Python pattern is made here from a parsed piece of the Go pattern, so nothing that only
   Python understands can slip through.
 - Subjects are repository names: short, ASCII, without newlines. Unlike Go's, the time of a match is not
@@ -170,12 +171,14 @@ class _Parser:
         pieces: list[_Piece] = []
         branches: list[str] = []
         copies = 1
+        may_be_empty = False
         while self._at < len(self._text) and self._text[self._at] != ")":
             char = self._text[self._at]
             if char == "|":
                 self._at += 1
                 branches.append("".join(piece.text for piece in pieces))
                 copies = max([copies, *(piece.copies for piece in pieces)])
+                may_be_empty = may_be_empty or all(piece.may_be_empty for piece in pieces)
                 pieces = []
             elif char in "*+?" or (char == "{" and _REPEAT.match(self._text, self._at)):
                 self._repeat(pieces)
@@ -183,7 +186,8 @@ class _Parser:
                 pieces += self._piece()
         branches.append("".join(piece.text for piece in pieces))
         copies = max([copies, *(piece.copies for piece in pieces)])
-        return _Piece("|".join(branches), copies=copies)
+        may_be_empty = may_be_empty or all(piece.may_be_empty for piece in pieces)
+        return _Piece("|".join(branches), copies=copies, may_be_empty=may_be_empty)
 
     def _repeat(self, pieces: list[_Piece]) -> None:
         operator, copies = self._operator()
@@ -194,12 +198,15 @@ class _Parser:
             raise GoRegexpError(f"one repetition stands directly on another at {operator}")
         if last.copies * copies > _MAX_REPEAT:
             raise GoRegexpError(f"it repeats more than {_MAX_REPEAT} times")
+        if last.may_be_empty and operator not in ("?", "{0}", "{0,1}", "{1}", "{1,1}"):
+            raise GoRegexpError(f"what is repeated by {operator} may be empty, which is not supported here")
         lazy = self._text.startswith("?", self._at)
         self._at += lazy
         if "U" in self._flags:
             lazy = not lazy
         text = f"(?:{last.text}){operator}{'?' if lazy else ''}"
-        pieces[-1] = _Piece(text, end=self._at, copies=last.copies * copies)
+        may_be_empty = last.may_be_empty or operator[0] in "*?" or operator.startswith("{0")
+        pieces[-1] = _Piece(text, end=self._at, copies=last.copies * copies, may_be_empty=may_be_empty)
 
     def _operator(self) -> tuple[str, int]:
         """Read a repetition; return it and how many copies of the piece it makes."""
@@ -227,7 +234,7 @@ class _Parser:
         self._at += 1
         if char in _SPECIAL:
             flag, on, off = _SPECIAL[char]
-            return [_Piece(on if flag in self._flags else off)]
+            return [_Piece(on if flag in self._flags else off, may_be_empty=char != ".")]
         return [self._literal(char)]
 
     def _group(self) -> list[_Piece]:
@@ -244,7 +251,7 @@ class _Parser:
         self._at += 1
         self._depth -= 1
         self._flags = outside
-        return [_Piece(f"{opening}{inner.text})", copies=inner.copies)]
+        return [_Piece(f"{opening}{inner.text})", copies=inner.copies, may_be_empty=inner.may_be_empty)]
 
     def _open_group(self) -> str | None:
         """Read what opens a group; None if it only set flags for the rest of the enclosing group."""
@@ -277,7 +284,7 @@ class _Parser:
         letter = self._text[self._at + 1 : self._at + 2]
         if letter in _ASSERTIONS:
             self._at += 2
-            return [_Piece(_ASSERTIONS[letter])]
+            return [_Piece(_ASSERTIONS[letter], may_be_empty=True)]
         if letter == "Q":
             quoted, closed, _rest = self._text[self._at + 2 :].partition(r"\E")
             self._at += 2 + len(quoted) + len(closed)
@@ -369,12 +376,13 @@ class _Piece:
     """One repeatable piece of a pattern, in Python's syntax.
 
     ``end`` is where its repetition ended in the Go pattern (-1: it has none); ``copies`` is how many times
-    its innermost part is repeated.
+    its innermost part is repeated; ``may_be_empty`` is whether it may match nothing.
     """
 
     text: str
     end: int = -1
     copies: int = 1
+    may_be_empty: bool = False
 
 
 def _in_class(char: str) -> str:

@@ -81,7 +81,7 @@ def expand(
         version: The release.
         lines: Its image list.
         disabled: Components that the site turns off, from ``parse_disabled``.
-        suc: The system-upgrade-controller release that upgrades to this version, if any.
+        suc: The system-upgrade-controller release that comes along, if any.
 
     A list image of no known component is kept: one too many does no harm, one too few breaks a site.
     """
@@ -94,9 +94,10 @@ def expand(
             continue
         label = component or ("pause" if reference.repository.rpartition("/")[2] in _PAUSE else None)
         images.setdefault(reference, f"k3s-images.txt of {version}{f' ({label})' if label else ''}")
+    # Also without a controller in the set: a site that runs one already still needs the new binary's image.
+    upgrade = Reference(DOCKER_HUB, "rancher/k3s-upgrade", version.image_tag)
+    images.setdefault(upgrade, f"binary of {version} for system-upgrade-controller")
     if suc is not None:
-        upgrade = Reference(DOCKER_HUB, "rancher/k3s-upgrade", version.image_tag)
-        images.setdefault(upgrade, f"binary of {version} for system-upgrade-controller")
         images.setdefault(suc.image, f"system-upgrade-controller {suc.version}")
         kubectl = f"kubectl that system-upgrade-controller {suc.version} runs to cordon and drain"
         images.setdefault(suc.kubectl_image, kubectl)

@@ -80,7 +80,7 @@ class K3sVersion:
         candidate = "" if self.candidate is None else f"-rc{self.candidate}"
         return f"{self.minor}.{self.patch}{candidate}+k3s{self.build}"
 
-    def __lt__(self, other: Self) -> bool:
+    def __lt__(self, other: K3sVersion) -> bool:
         return self._order < other._order
 
     @property

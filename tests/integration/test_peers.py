@@ -97,9 +97,7 @@ def test_images_of_one_family_share_their_base_layer(factory: ImageFactory) -> N
     assert len(helm.digests & balancer.digests) == 3
 
 
-def test_containerd_and_skopeo_take_generated_images(
-    registry: Registry, factory: ImageFactory, tmp_path: Path
-) -> None:
+def test_containerd_and_skopeo_take_generated_images(registry: Registry, factory: ImageFactory, tmp_path: Path) -> None:
     require("containerd", "ctr", "skopeo")
     images = publish_k3s(registry.url, factory, [COREDNS, TRAEFIK], 0.01, PLATFORMS)
     write_hosts(tmp_path / "hosts", target_url=registry.url)
@@ -122,9 +120,7 @@ def test_containerd_and_skopeo_take_generated_images(
     assert json.loads(seen.stdout)["Architecture"] == "arm64"
 
 
-def test_containerd_asks_only_where_it_is_told_to(
-    registry: Registry, factory: ImageFactory, tmp_path: Path
-) -> None:
+def test_containerd_asks_only_where_it_is_told_to(registry: Registry, factory: ImageFactory, tmp_path: Path) -> None:
     require("containerd", "ctr")
     image = factory.build("mirrored-pause", "3.6", 0.1, PLATFORMS)
     publish(image, registry.url, "mirror/k3s/rancher/mirrored-pause", "3.6")
@@ -182,9 +178,7 @@ def test_a_registry_trusts_the_tokens_of_its_server(factory: ImageFactory) -> No
         asked = tokens.requests[-1]
         assert (asked.user, asked.scopes) == ("alice", ("repository:some/image:pull,push",))
 
-        query = urllib.parse.urlencode(
-            {"service": tokens.service, "scope": "repository:some/image:pull,push"}
-        )
+        query = urllib.parse.urlencode({"service": tokens.service, "scope": "repository:some/image:pull,push"})
         token = json.loads(get(f"{tokens.realm}?{query}"))["token"]
         assert tokens.requests[-1].granted[0]["actions"] == ["pull"]
         bearer = {"Authorization": f"Bearer {token}"}

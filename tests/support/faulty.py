@@ -93,9 +93,7 @@ class FaultyRegistry(LoopbackServer):
         """Put an image in, with all of its content."""
         self.content.add(image, repository, tag)
 
-    def fault(
-        self, method: str, path_regex: str, action: Action, *, times: int | None = 1, skip: int = 0
-    ) -> Fault:
+    def fault(self, method: str, path_regex: str, action: Action, *, times: int | None = 1, skip: int = 0) -> Fault:
         """Order a fault. Where several match a request, the one ordered first happens.
 
         Args:

@@ -156,9 +156,7 @@ def single(
     return _one_platform(blobs, docker=docker, annotations=annotations)
 
 
-def _one_platform(
-    blobs: Sequence[Blob], *, docker: bool, annotations: Mapping[str, str] | None = None
-) -> BuiltImage:
+def _one_platform(blobs: Sequence[Blob], *, docker: bool, annotations: Mapping[str, str] | None = None) -> BuiltImage:
     config, *layers = blobs
     manifest = build_manifest(
         config.descriptor(),
@@ -300,10 +298,6 @@ class ImageFactory:
 
     def _load(self, described: dict[str, Any]) -> BuiltImage:
         root, media_type = described["root"]
-        manifests = {
-            digest: (kind, self.store.path(digest).read_bytes()) for digest, kind in described["manifests"]
-        }
-        blobs = [
-            Blob(digest, self.store.path(digest), size, kind) for digest, size, kind in described["blobs"]
-        ]
+        manifests = {digest: (kind, self.store.path(digest).read_bytes()) for digest, kind in described["manifests"]}
+        blobs = [Blob(digest, self.store.path(digest), size, kind) for digest, size, kind in described["blobs"]]
         return BuiltImage(media_type, root, self.store.path(root).read_bytes(), manifests, blobs)

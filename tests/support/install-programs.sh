@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make the programs that the integration tests, the demo and the benchmarks talk to available:
-# docker-registry, containerd (with ctr, its shim and runc), skopeo and strace.
+# Make the programs that the tests, the demo and the benchmarks talk to available: those named as arguments,
+# or all of docker-registry, containerd (with ctr, its shim and runc), skopeo, strace and openssl.
 #
 # docker-registry and containerd are unpacked into .tools/ instead of being installed, because their
 # packages would start system services; the tests start their own, on free ports, in temporary places.
@@ -9,6 +9,7 @@ set -euo pipefail
 
 cd "$(dirname "$0")/../.."
 tools="$PWD/.tools"
+programs=("$@")
 
 # Tests look in .tools first and then on PATH; so does this.
 have() {
@@ -22,6 +23,10 @@ have_all() {
     done
 }
 
+wanted() {
+    [ "${#programs[@]}" -eq 0 ] || [[ " ${programs[*]} " == *" $1 "* ]]
+}
+
 fail() {
     echo "install-programs: $*" >&2
     exit 1
@@ -29,17 +34,25 @@ fail() {
 
 to_unpack=()
 to_install=()
-have docker-registry || to_unpack+=(docker-registry)
-have_all containerd ctr containerd-shim-runc-v2 || to_unpack+=(containerd)
-have runc || to_unpack+=(runc)
-have strace || to_install+=(strace)
-have openssl || to_install+=(openssl)
-# skopeo needs shared libraries, and refuses to copy anything without a trust policy.
-have skopeo || to_install+=(skopeo)
-[ -e /etc/containers/policy.json ] || to_install+=(golang-github-containers-common)
+if wanted docker-registry; then
+    have docker-registry || to_unpack+=(docker-registry)
+fi
+if wanted containerd; then
+    have_all containerd ctr containerd-shim-runc-v2 || to_unpack+=(containerd)
+    have runc || to_unpack+=(runc)
+fi
+if wanted skopeo; then
+    # skopeo needs shared libraries, and refuses to copy anything without a trust policy.
+    have skopeo || to_install+=(skopeo)
+    [ -e /etc/containers/policy.json ] || to_install+=(golang-github-containers-common)
+fi
+for program in strace openssl; do
+    if wanted "$program" && ! have "$program"; then
+        to_install+=("$program")
+    fi
+done
 
 if [ "${#to_unpack[@]}" -eq 0 ] && [ "${#to_install[@]}" -eq 0 ]; then
-    echo "install-programs: everything is there"
     exit 0
 fi
 
@@ -71,7 +84,7 @@ if [ "${#to_install[@]}" -gt 0 ]; then
     apt-get install -qq -y --no-install-recommends "${to_install[@]}"
 fi
 
-for program in docker-registry containerd ctr runc skopeo strace openssl; do
-    have "$program" || fail "$program is still missing"
+for program in docker-registry containerd skopeo strace openssl; do
+    ! wanted "$program" || have "$program" || fail "$program is still missing"
 done
 echo "install-programs: done"

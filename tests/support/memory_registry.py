@@ -179,9 +179,7 @@ class MemoryRegistry:
         if not by_digest:
             kept.tags[reference] = manifest.digest
         place = f"/v2/{name}/manifests/{manifest.digest}"
-        return Response(
-            HTTPStatus.CREATED, headers={"Location": place, "Docker-Content-Digest": manifest.digest}
-        )
+        return Response(HTTPStatus.CREATED, headers={"Location": place, "Docker-Content-Digest": manifest.digest})
 
     def _keep(self, kept: _Repository, manifest: Manifest) -> None:
         kept.manifests[manifest.digest] = manifest

@@ -26,9 +26,7 @@ class PublishError(RuntimeError):
 class _Uploader:
     """One repository of a registry, to write to."""
 
-    def __init__(
-        self, registry_url: str, repository: str, auth: tuple[str, str] | None, ca_file: Path | None
-    ) -> None:
+    def __init__(self, registry_url: str, repository: str, auth: tuple[str, str] | None, ca_file: Path | None) -> None:
         self._base = f"{registry_url}/v2/{repository}"
         self._scope = f"repository:{repository}:pull,push"
         self._auth = auth

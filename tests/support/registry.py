@@ -16,9 +16,7 @@ from tests.support.certificates import Certificate
 from tests.support.programs import Process, find_program, free_port
 
 # Combined log format. With basic authentication the third field is the user.
-_ACCESS = re.compile(
-    r'^\S+ \S+ \S+ \[[^\]]+\] "(?P<method>[A-Z]+) (?P<target>\S+) HTTP/\S+" (?P<status>\d{3}) '
-)
+_ACCESS = re.compile(r'^\S+ \S+ \S+ \[[^\]]+\] "(?P<method>[A-Z]+) (?P<target>\S+) HTTP/\S+" (?P<status>\d{3}) ')
 
 
 @dataclass(frozen=True)

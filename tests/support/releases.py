@@ -34,8 +34,7 @@ class ReleaseServer(LoopbackServer):
         """
         self._base = base
         self._bodies = {
-            f"/{base}/{quote(version, safe='')}/k3s-images.txt": text.encode()
-            for version, text in lists.items()
+            f"/{base}/{quote(version, safe='')}/k3s-images.txt": text.encode() for version, text in lists.items()
         }
         self.paths: list[str] = []
         server = self

