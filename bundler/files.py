@@ -46,6 +46,10 @@ def fsync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems of removable media cannot sync a directory; they have nothing better to offer.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -103,12 +107,17 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         LockedError: Another process holds it.
         BadOutputError: The lock file cannot be made.
     """
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - keeps start-up fast
+    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout  # noqa: PLC0415 - keeps start-up fast
 
-    lock = FileLock(path, timeout=0)
+    lock: BaseFileLock = FileLock(path, timeout=0)
     with disk_errors(str(path)):
         try:
-            lock.acquire()
+            try:
+                lock.acquire()
+            except NotImplementedError:
+                # A file system without flock: the existence of the file is the lock.
+                lock = SoftFileLock(path.with_suffix(".soft"), timeout=0)
+                lock.acquire()
         except Timeout as error:
             raise LockedError(f"another airgap-sync run is using {what}") from error
     try:

@@ -12,8 +12,8 @@ class _LineHandler(logging.Handler):
         self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        self._write(prefix + record.getMessage())
+        word = record.levelname.lower() if record.levelno >= logging.WARNING else "note"
+        self._write(f"{word}: {record.getMessage()}")
 
 
 def send_to(write: Callable[[str], None]) -> None:

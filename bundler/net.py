@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import http.cookiejar
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from bundler.errors import (
     TlsError,
     UnexpectedAnswerError,
 )
+
+logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -121,6 +124,7 @@ class Http:
         self._timeouts = timeouts or Timeouts()
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
+        self._unverified: set[str] = set()
         self._lock = threading.Lock()
 
     def request(
@@ -182,6 +186,8 @@ class Http:
         tls: Tls | None,
     ) -> Response:
         tls = tls or Tls()
+        if tls.skip_verify:
+            self._say_unverified(url)
         verify: bool | str = False if tls.skip_verify else (tls.ca_file or True)
         cert = (tls.cert_file, tls.key_file) if tls.cert_file and tls.key_file else tls.cert_file
         with _translated(url):
@@ -197,6 +203,15 @@ class Http:
                 cert=cert,
             )
         return Response(inner.status_code, inner.headers, url, headers.get("Authorization"), inner.raw, inner)
+
+    def _say_unverified(self, url: str) -> None:
+        host = urlsplit(url).netloc
+        with self._lock:
+            if host in self._unverified:
+                return
+            self._unverified.add(host)
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        logger.warning("the certificate of %s is NOT verified, as its settings say", host)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)

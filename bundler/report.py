@@ -21,7 +21,7 @@ class ImageOutcome:
     """What became of one image.
 
     Attributes:
-        outcome: ``fetched`` or ``unchanged`` (bundle); ``pushed``, ``up-to-date`` or ``planned`` (push); ``failed``.
+        outcome: ``fetched``, ``unchanged`` (bundle); ``pushed``, ``up-to-date``, ``planned`` (push); ``not-done``, ``failed``.
         digest: Of the image in the bundle, if known.
         target: Its name at the target (push).
         bytes_moved: Fetched from or sent to a registry.
@@ -63,6 +63,7 @@ class Report:
         notices: What the user was told.
         facts: More results of this command: counts and sizes.
         error: What ended the run, if it did not end well.
+        status: ``succeeded``, ``failed`` or ``interrupted``.
     """
 
     command: str
@@ -76,6 +77,7 @@ class Report:
     notices: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     error: AirgapSyncError | None = None
+    status: str = "succeeded"
 
     @property
     def failed(self) -> list[ImageOutcome]:
@@ -98,6 +100,7 @@ class Report:
             "kind": "Report",
             "tool": {"name": "airgap-sync", "version": __version__},
             "command": self.command,
+            "status": self.status,
             "bundle": self.bundle,
             "target": self.target,
             "started_utc": self.started_utc,

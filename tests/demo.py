@@ -62,7 +62,7 @@ def main() -> None:
         demo = Demo(work)
         references = demo.run("images", "--k3s", VERSION, "--release-url", "shipped", show=False).split()
         say(
-            f"Preparing: an upstream registry with {len(references)} images on {upstream.host}, made from files of this machine"
+            f"Preparing an upstream registry on {upstream.host}: {len(references)} images, made of this machine's files"
         )
         publish_k3s(upstream.url, ImageFactory(work / "images"), references, SCALE, PLATFORMS)
         (work / "registries.yaml").write_text(f"mirrors:\n  docker.io:\n    endpoint:\n      - {upstream.url}\n")

@@ -55,8 +55,7 @@ def command(
     DIR must be absent, empty or a bundle of airgap-sync. Interrupt it whenever you like: the same command continues
     and fetches nothing twice.
     """
-    from bundler.cli.session import emit, progress_of, reported  # noqa: PLC0415 - keeps --help fast
-    from bundler.errors import PartialError  # noqa: PLC0415
+    from bundler.cli.session import progress_of, reported  # noqa: PLC0415 - keeps --help fast
     from bundler.net import Http  # noqa: PLC0415
     from bundler.ops.bundle import BundleOptions, make_bundle, parse_platforms, platform_names  # noqa: PLC0415
     from bundler.ops.images import Selectors, select_images  # noqa: PLC0415
@@ -69,25 +68,18 @@ def command(
     selectors = Selectors(**selected)
     progress = progress_of(progress_kind)
     report = Report("bundle", directory)
-    with reported(report, report_file, progress):
+    with reported(report, report_file, progress, output, _text):
         registries = read_registries(registries_file)
         docker_home = os.environ.get("DOCKER_CONFIG") or "~/.docker"
         upstream = Upstream(registries, DockerConfig(Path(docker_home).expanduser() / "config.json"), Http())
         bundle_options = BundleOptions(Path(directory), wanted, jobs, strict, fail_fast, replace)
-        try:
-            make_bundle(
-                bundle_options,
-                lambda: select_images(selectors, sys.stdin, platform_names(wanted)),
-                upstream.repository,
-                progress,
-                report,
-            )
-        except PartialError as error:
-            report.error = error
-            progress.close()
-            emit(output, _text(report), report.to_dict())
-            raise
-    emit(output, _text(report), report.to_dict())
+        make_bundle(
+            bundle_options,
+            lambda: select_images(selectors, sys.stdin, platform_names(wanted)),
+            upstream.repository,
+            progress,
+            report,
+        )
 
 
 def _text(report: Report) -> str:

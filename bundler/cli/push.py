@@ -49,8 +49,7 @@ def command(
     TARGET is [http://|https://]host[:port][/prefix]. Without a scheme it is https; plain HTTP is used only where
     http:// is written. BUNDLE is only read, so the medium may be write-protected.
     """
-    from bundler.cli.session import emit, progress_of, reported, state_directory  # noqa: PLC0415 - keeps --help fast
-    from bundler.errors import PartialError  # noqa: PLC0415
+    from bundler.cli.session import progress_of, reported, state_directory  # noqa: PLC0415 - keeps --help fast
     from bundler.net import Http  # noqa: PLC0415
     from bundler.oci.target import Target  # noqa: PLC0415
     from bundler.ops.push import PushOptions, push_bundle  # noqa: PLC0415
@@ -62,19 +61,12 @@ def command(
     parsed = Target.parse(target)
     progress = progress_of(progress_kind)
     report = Report("push", bundle, str(parsed))
-    with reported(report, report_file, progress):
+    with reported(report, report_file, progress, output, _text):
         docker_home = os.environ.get("DOCKER_CONFIG") or "~/.docker"
         credential = DockerConfig(Path(docker_home).expanduser() / "config.json").lookup(parsed.host)
         client = RegistryClient(Endpoint(f"{parsed.url}/v2", credential=credential), Http())
         push_options = PushOptions(Path(bundle), parsed, state_directory(state), keep_registry, jobs, dry_run)
-        try:
-            push_bundle(push_options, client, progress, report)
-        except PartialError as error:
-            report.error = error
-            progress.close()
-            emit(output, _text(report), report.to_dict())
-            raise
-    emit(output, _text(report), report.to_dict())
+        push_bundle(push_options, client, progress, report)
 
 
 def _text(report: Report) -> str:
@@ -82,6 +74,8 @@ def _text(report: Report) -> str:
     from bundler.progress import people_bytes  # noqa: PLC0415
 
     totals = report.totals()
+    if not report.images:
+        return ""
     if "plan" in report.facts:
         lines = [plan_line(image) for image in report.facts["plan"]]
         lines.append(

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,37 @@ from bundler.report import Report
 
 
 @contextmanager
-def reported(report: Report, report_file: str | None, progress: Progress) -> Iterator[None]:
-    """Run a command's work: log lines go past the progress, the report is written whatever happens."""
+def reported(
+    report: Report, report_file: str | None, progress: Progress, output: str, to_text: Callable[[Report], str]
+) -> Iterator[None]:
+    """Run a command's work: log lines go past the progress, report and result are written whatever happens.
+
+    Args:
+        report: What the work fills in.
+        report_file: Where the user wants it, if anywhere.
+        progress: Closed at the end.
+        output: Form of the result on standard output.
+        to_text: Makes the text form.
+    """
     logs.send_to(progress.write)
     if report_file:
         _check_writable(Path(report_file))
     report.started_utc = _now()
+    report.status = "interrupted"
     try:
         yield
+        report.status = "succeeded"
     except AirgapSyncError as error:
         report.error = error
+        report.status = "failed"
         raise
     finally:
         report.finished_utc = _now()
         progress.close()
         if report_file:
             write_atomic(Path(report_file), json.dumps(report.to_dict(), indent=1, ensure_ascii=False).encode() + b"\n")
+        if report.status != "interrupted":
+            emit(output, to_text(report), report.to_dict())
 
 
 def progress_of(kind: str) -> Progress:

@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -273,14 +274,19 @@ class Layout:
         count = size = 0
         with disk_errors(str(self.directory)):
             for folder in (self.directory / "blobs").iterdir():
-                for path in folder.iterdir():
+                real = folder.is_dir() and not folder.is_symlink()
+                for path in folder.iterdir() if real else (folder,):
                     part = _PARTIAL.fullmatch(path.name)
                     # A sealed blob has no use for an unfinished part of itself.
                     keep = part[1] in names and not (folder / part[1]).exists() if part else path.name in names
-                    if not keep:
-                        size += path.lstat().st_size
+                    if keep:
+                        continue
+                    size += path.lstat().st_size
+                    count += 1
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    else:
                         path.unlink()
-                        count += 1
         return count, size
 
     # --- inside -----------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def make_bundle(
             raise PartialError(f"stopped at the first failed image; the bundle in {directory} was not changed")
         if options.strict and report.warnings:
             raise StrictWarningError(report.warnings[0])
-        whole = [image.resolved for image in pulled if image.resolved and not image.error]
+        whole = [image.resolved for image in pulled if image.resolved and image.done]
         lock = BundleLock(
             request=selected.request,
             releases=selected.releases,
@@ -239,8 +239,8 @@ def _record(report: Report, pulled: list[PulledImage], old: BundleLock | None) -
         name = str(image.wanted.reference)
         outcome = ImageOutcome(image.wanted.reference, "unchanged", bytes_moved=image.bytes_fetched, error=image.error)
         report.images.append(outcome)
-        if image.resolved is None or image.error is not None:
-            outcome.outcome = "failed"
+        if image.resolved is None or not image.done:
+            outcome.outcome = "failed" if image.error else "not-done"
             continue
         resolved = image.resolved
         outcome.digest = resolved.content.root.digest

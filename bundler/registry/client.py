@@ -80,7 +80,8 @@ class RegistryClient:
             RegistryUnavailableError: Not reachable, or another answer than those accepted.
         """
         response = self._once(method, url, scopes, headers, body)
-        if response.status == HTTPStatus.UNAUTHORIZED:
+        # A 401 of another host, met through a redirect or an upload Location, is not this registry's challenge.
+        if response.status == HTTPStatus.UNAUTHORIZED and same_origin(response.url, self.endpoint.api_url):
             self._authorizer.challenged(response, scopes, response.authorization)
             response.close()
             if body is not None and not isinstance(body, bytes):

@@ -15,11 +15,13 @@ from pathlib import Path
 from bundler.bundle.lock import LockedRelease
 from bundler.errors import (
     AirgapSyncError,
+    BadManifestError,
     BadReleaseListError,
     ConnectionFailedError,
     DefinitionError,
     ReleaseListUnavailableError,
     TimedOutError,
+    TlsError,
     UnknownK3sVersionError,
 )
 from bundler.k3s.releases import ReleaseList, is_listed_tag, known_versions, parse_release_list, shipped_list
@@ -135,6 +137,10 @@ class ReleaseLocation:
             response.close()
         except (ConnectionFailedError, TimedOutError) as error:
             return None, error.message
+        except BadManifestError as error:
+            raise BadReleaseListError(error.message) from error
+        except TlsError as error:
+            raise TlsError(error.message, hint="Check --release-url, or use `--release-url shipped`.") from error
         finally:
             http.close()
         if response.status == HTTPStatus.NOT_FOUND:

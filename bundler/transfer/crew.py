@@ -35,15 +35,16 @@ class Crew:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Drop the tasks that have not begun."""
+        """Begin no more tasks, and wait for none: what is running is left to the end of the process."""
         with self._changed:
+            self._closed = True
             self._heap.clear()
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Wait until nothing is running or queued; raise what a task raised."""
+        """Wait until nothing is running or queued, or until :meth:`stop`; raise what a task raised."""
         with self._changed:
-            while (self._heap or self._running) and self._error is None:
+            while (self._heap or self._running) and self._error is None and not self._closed:
                 self._changed.wait(0.5)
             if self._error is not None:
                 raise self._error
@@ -52,10 +53,7 @@ class Crew:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with self._changed:
-            self._closed = True
-            self._heap.clear()
-            self._changed.notify_all()
+        self.stop()
 
     def _work(self) -> None:
         while True:

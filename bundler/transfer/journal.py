@@ -27,6 +27,7 @@ class Journal:
         self._path = path
         self._lock = threading.Lock()
         self._sealed: dict[str, BlobStat] = {}
+        self._closed = False
         ends_whole = True
         if path.exists():
             text = path.read_bytes()
@@ -53,9 +54,13 @@ class Journal:
         self._sealed[str(digest)] = found
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file; what a thread seals after that is hashed again by the next run."""
+        with self._lock:
+            os.close(self._file)
+            self._closed = True
 
     def _append(self, line: bytes) -> None:
+        # After an interrupt threads still run, and the descriptor's number may belong to another file by then.
         with self._lock, disk_errors(str(self._path)):
-            os.write(self._file, line)
+            if not self._closed:
+                os.write(self._file, line)

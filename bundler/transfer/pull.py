@@ -35,11 +35,12 @@ MANIFEST_LANE = 2
 
 @dataclass(slots=True)
 class PulledImage:
-    """One image on its way; ``error`` is set if it failed."""
+    """One image on its way; ``error`` is set if it failed, ``done`` if it came whole."""
 
     wanted: WantedImage
     resolved: ResolvedImage | None = None
     error: AirgapSyncError | None = None
+    done: bool = False
     bytes_fetched: int = 0
     waiting: set[Digest] = field(default_factory=set)
 
@@ -182,8 +183,9 @@ class Puller:
                 crew.stop()
 
     def _finished(self, image: PulledImage) -> None:
-        size = people_bytes(image.bytes_fetched)
-        self._progress.image_done(f"done: {image.wanted.reference} ({size} fetched)")
+        image.done = True
+        how = f"fetched {people_bytes(image.bytes_fetched)}" if image.bytes_fetched else "nothing to fetch"
+        self._progress.image_done(f"done: {image.wanted.reference} ({how})")
 
     # --- one blob ---------------------------------------------------------------------------------------------
 

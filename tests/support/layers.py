@@ -183,7 +183,7 @@ def _files() -> tuple[list[tuple[str, int, int]], list[int]]:
 
 def _read(source: _Source, length: int) -> Iterator[bytes]:
     try:
-        with open(source.path, "rb") as file:  # noqa: PTH123 - as above
+        with open(source.path, "rb") as file:
             file.seek(source.start)
             while length and (chunk := file.read(min(length, _CHUNK))):
                 length -= len(chunk)
