@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test unit integration e2e lint type docs docs-check check soak bench dist clean
+.PHONY: help setup demo test unit integration e2e lint type docs docs-check check soak bench dist clean
 
 setup: $(VENV)/.installed
 	@bash tests/support/install-programs.sh
@@ -60,3 +60,6 @@ dist:
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/  /'
