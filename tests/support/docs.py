@@ -29,13 +29,12 @@ def readme() -> str:
 def commands() -> str:
     """Return docs/commands.md as it should be: the help of every command."""
     parts = ["# Commands\n\nGenerated from the program's own help by `make docs`.\n"]
-    root = click.Context(cli, info_name="airgap-sync", max_content_width=100)
-    root.terminal_width = 100
+    root = click.Context(cli, info_name="airgap-sync", terminal_width=100, help_option_names=["-h", "--help"])
     parts.append(f"```text\n{cli.get_help(root)}\n```\n")
     for name in COMMANDS:
         command = cli.get_command(root, name)
         assert command is not None
-        context = click.Context(command, info_name=name, parent=root, max_content_width=100, terminal_width=100)
+        context = click.Context(command, info_name=name, parent=root, terminal_width=100)
         parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
