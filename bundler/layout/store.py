@@ -47,6 +47,7 @@ REF_ANNOTATION = "org.opencontainers.image.ref.name"
 LAYOUT_VERSION = "1.0.0"
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 
+_PARTS = ("oci-layout", "index.json", "blobs")
 _PARTIAL = re.compile(r"\.([0-9a-f]+)\.partial")
 
 
@@ -83,7 +84,7 @@ class Layout:
 
         Raises:
             LayoutMissingError: There is no layout.
-            BadLayoutError: The marker file is malformed.
+            BadLayoutError: The marker file is missing from what looks like a layout, or malformed.
             BundleFormatTooNewError: It is of another version.
         """
         raw = self._read_file("oci-layout", 4096)
@@ -300,7 +301,12 @@ class Layout:
             with open_regular(path) as file:
                 data = file.read(limit + 1)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise LayoutMissingError(f"{self.directory} holds no {name}: it is not an OCI image layout") from error
+            if not any((self.directory / part).exists() for part in _PARTS if part != name):
+                raise LayoutMissingError(f"{self.directory} is not an OCI image layout: it holds no {name}") from error
+            raise BadLayoutError(
+                f"{self.directory} holds no {name}: the layout is damaged, or was never finished",
+                hint="Run the same `bundle` command again where the bundle was made.",
+            ) from error
         except (OSError, ValueError) as error:
             raise BadLayoutError(f"{path} cannot be read: {error}") from error
         if len(data) > limit:
