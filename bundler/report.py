@@ -21,7 +21,8 @@ class ImageOutcome:
     """What became of one image.
 
     Attributes:
-        outcome: ``fetched``, ``unchanged`` (bundle); ``pushed``, ``up-to-date``, ``planned`` (push); ``not-done``, ``failed``.
+        outcome: ``fetched``, ``unchanged`` (bundle); ``pushed``, ``up-to-date``, ``planned`` (push);
+            ``not-done``, ``failed`` (both).
         digest: Of the image in the bundle, if known.
         target: Its name at the target (push).
         bytes_moved: Fetched from or sent to a registry.

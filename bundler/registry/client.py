@@ -127,10 +127,11 @@ class RegistryClient:
             return self._authorizer.refused(words or f"{method} {where}")
         if status == HTTPStatus.FORBIDDEN:
             return DeniedError(message)
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
-            return TooManyRequestsError(message, context={"retry_after_s": _retry_after_s(response.headers)})
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return ServerError(message, context={"retry_after_s": _retry_after_s(response.headers)})
+        if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            pause_s = _retry_after_s(response.headers)
+            message += f"; it asks to wait {pause_s:.0f} s" if pause_s else ""
+            kind = TooManyRequestsError if status == HTTPStatus.TOO_MANY_REQUESTS else ServerError
+            return kind(message, context={"retry_after_s": pause_s})
         if status == HTTPStatus.BAD_REQUEST and "HTTPS server" in words:
             return UnexpectedAnswerError(message, hint="This port speaks TLS: write https:// or leave the scheme out.")
         return UnexpectedAnswerError(message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from bundler.errors import (
@@ -12,14 +14,13 @@ from bundler.errors import (
     ServerError,
     TooManyRequestsError,
 )
-from bundler.registry import retry
 from bundler.registry.retry import retrying
 
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
-    monkeypatch.setattr(retry.time, "sleep", found.append)
+    monkeypatch.setattr(time, "sleep", found.append)
     return found
 
 
@@ -41,7 +42,8 @@ class Failing:
 def test_what_may_pass_is_tried_four_times_with_growing_pauses(pauses: list[float]) -> None:
     assert retrying(Failing(ServerError("x"), 3)) == "done"
     assert len(pauses) == 3
-    assert 0.25 <= pauses[0] <= 0.75 <= 1.0 <= pauses[2] <= 3.0
+    assert 0.25 <= pauses[0] <= 0.75
+    assert 1.0 <= pauses[2] <= 3.0
     with pytest.raises(ServerError):
         retrying(Failing(ServerError("x"), 4))
 
