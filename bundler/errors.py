@@ -12,7 +12,15 @@ The exit-code table in README.md is generated from these classes by :func:`exit_
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def one_line(text: str) -> str:
+    """Return a text that any terminal, log and JSON document can take: no control characters, valid Unicode."""
+    return _CONTROL.sub(" ", text).encode(errors="replace").decode()
 
 
 class AirgapSyncError(Exception):
@@ -24,15 +32,15 @@ class AirgapSyncError(Exception):
         context: Facts for the report (strings, integers), never secrets.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
     family: ClassVar[str] = ""
-    reference: ClassVar[str] = "unexpected"
+    reference: str = "unexpected"
     hint: str = ""
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, hint: str | None = None, context: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = one_line(message)
+        super().__init__(self.message)
         if hint is not None:
             self.hint = hint
         self.context: dict[str, Any] = context or {}
@@ -278,14 +286,14 @@ class UnauthorizedError(AuthError):
     """The credentials were refused."""
 
     reference = "unauthorized"
-    hint = "Check user name and password for this host in the registries file or docker's config.json."
+    hint = "Check user name and password for this host in docker's config.json, or run `docker login HOST` again."
 
 
 class NoCredentialsError(AuthError):
     """The registry wants credentials and there are none."""
 
     reference = "no-credentials"
-    hint = "Run `docker login HOST`, or put the credentials under configs.HOST.auth of --registries FILE."
+    hint = "Run `docker login HOST`, which writes docker's config.json."
 
 
 class DeniedError(AuthError):

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -40,6 +42,12 @@ logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: Debian and SUSE, RHEL and Fedora, older SUSE.
+_TRUST_STORES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
 _SEND_BLOCK_BYTES = 1024 * 1024
 
 
@@ -74,14 +82,16 @@ class Response:
     _inner: requests.Response = field(repr=False)
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` raw bytes of the body, empty at its end.
+        """Return up to ``size`` raw bytes of the body, as many as are there, empty at its end.
+
+        What has arrived is never held back for more, so nothing is lost when the connection breaks.
 
         Raises:
             BrokenConnectionError: The body ended early or the connection broke.
             TimedOutError: Nothing came for the read timeout.
         """
         with _translated(self.url):
-            data: bytes = self.raw.read(size, decode_content=False)
+            data: bytes = self.raw.read1(size, decode_content=False)
             return data
 
     def read_all(self, limit: int) -> bytes:
@@ -153,13 +163,14 @@ class Http:
             UnexpectedAnswerError: A redirect that must not be followed.
         """
         sent = dict(headers or {})
+        check_url(url)
         for _ in range(MAX_REDIRECTS + 1):
             response = self._send(method, url, sent, body, tls)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
                 return response
             response.close()
-            target = urljoin(url, location)
+            target = resolve(url, location)
             _check_redirect(url, target)
             if not same_origin(url, target):
                 sent.pop("Authorization", None)
@@ -188,7 +199,7 @@ class Http:
         tls = tls or Tls()
         if tls.skip_verify:
             self._say_unverified(url)
-        verify: bool | str = False if tls.skip_verify else (tls.ca_file or True)
+        verify: bool | str = False if tls.skip_verify else (tls.ca_file or _system_trust())
         cert = (tls.cert_file, tls.key_file) if tls.cert_file and tls.key_file else tls.cert_file
         with _translated(url):
             inner = self._session().request(
@@ -216,7 +227,7 @@ class Http:
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = requests.Session()
+            session = _Session()
             session.trust_env = False
             session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
             session.headers.clear()
@@ -230,6 +241,13 @@ class Http:
         return session
 
 
+class _Session(requests.Session):
+    """A session that leaves redirects alone; requests itself would read their whole bodies and parse their targets."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        del resp
+
+
 class _Adapter(HTTPAdapter):
     """Sends bodies in large blocks; http.client's 16 KiB make Python the bottleneck."""
 
@@ -237,10 +255,45 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs, blocksize=_SEND_BLOCK_BYTES)
 
 
+@cache
+def _system_trust() -> str | bool:
+    """Return the machine's own trust store, where companies add their CAs; else the one that requests brings."""
+    return next((path for path in _TRUST_STORES if Path(path).is_file()), True)
+
+
 def redact(url: str) -> str:
     """Return a URL without user info, query and fragment: signed queries are secrets."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def check_url(url: str) -> None:
+    """Make sure that a URL has a host and a port that exist.
+
+    Raises:
+        UnexpectedAnswerError: It has not; it came from a server or from the user.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UnexpectedAnswerError(f"{url.partition('?')[0][:120]!r} is not a usable URL")
+
+
+def resolve(base: str, location: str) -> str:
+    """Return the absolute form of a Location that a server named.
+
+    Raises:
+        UnexpectedAnswerError: It is not a URL.
+    """
+    try:
+        url = urljoin(base, location)
+    except ValueError as error:
+        raise UnexpectedAnswerError(f"{redact(base)} names a Location that is not a URL") from error
+    check_url(url)
+    return url
 
 
 def origin(url: str) -> tuple[str, str, int]:
@@ -270,7 +323,7 @@ def _translated(url: str) -> Iterator[None]:
     """Turn the exceptions of requests and urllib3 into ours."""
     try:
         yield
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         raise _ours(error, url) from error
 
 
@@ -283,11 +336,12 @@ def _ours(error: Exception, url: str) -> AirgapSyncError:
             return _tls_error(cause, host)
     if any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in chain):
         return ConnectionFailedError(f"the host name in {where} does not resolve")
+    # urllib3's NewConnectionError is a ConnectTimeoutError to Python, so it comes first.
+    if any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in chain):
+        reason = next((c.strerror for c in chain if isinstance(c, OSError) and c.strerror), "no route")
+        return ConnectionFailedError(f"no connection to {host}: {reason.lower()}")
     if any(isinstance(c, (requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError)) for c in chain):
         return ConnectionFailedError(f"no connection to {host} in time")
-    if any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in chain):
-        reason = "connection refused" if any(isinstance(c, ConnectionRefusedError) for c in chain) else "no route"
-        return ConnectionFailedError(f"no connection to {host}: {reason}")
     if any(isinstance(c, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)) for c in chain):
         return TimedOutError(f"{where} did not answer in time")
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
@@ -308,7 +362,8 @@ def _tls_error(cause: Exception, host: str) -> TlsError:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return TlsError(
             f"the certificate of {host} is not trusted: {_after(text, 'certificate verify failed: ')}",
-            hint=f"Give the CA of {host} as configs.<host>.tls.ca_file in --registries FILE.",
+            hint=f"Add its CA to this machine's trust store; for pulling, configs.{host}.tls.ca_file in the registries "
+            "file does it too.",
         )
     return TlsError(f"TLS with {host} failed")
 

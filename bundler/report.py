@@ -6,6 +6,7 @@ Times are UTC, RFC 3339; sizes are bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from signal import Signals
 from typing import Any
 
 from bundler import __version__
@@ -79,6 +80,16 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
     error: AirgapSyncError | None = None
     status: str = "succeeded"
+
+    def fail(self, error: AirgapSyncError) -> None:
+        """Note what ended the run."""
+        self.status, self.error = "failed", error
+
+    def interrupt(self, signal: Signals) -> None:
+        """Note that a signal ended the run."""
+        error = AirgapSyncError(f"ended by {signal.name}; the same command continues")
+        error.reference, error.exit_code = "interrupted", 128 + signal
+        self.status, self.error = "interrupted", error
 
     @property
     def failed(self) -> list[ImageOutcome]:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from bundler import __version__
 from bundler.bundle.imageset import TRIMMED, ResolvedImage, WantedImage, names_in_layout
 from bundler.errors import BadManifestError, BundleFormatTooNewError, DefinitionError, LockMismatchError
+from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.oci.manifest import parse_json
 from bundler.oci.reference import Reference
@@ -238,6 +239,11 @@ class BundleLock:
             raise BundleFormatTooNewError(f"{where} is of version {document['apiVersion']!r:.60}, not {API_VERSION}")
         if problem := first_problem("bundle-lock", document):
             raise LockMismatchError(f"{where} is not a bundle lock: {problem}")
+        if document["complete"] == bool(document["failed"]):
+            raise LockMismatchError(f"{where} contradicts itself: complete is {document['complete']}")
+        names = [image["reference"] for image in document["images"] + document["failed"]]
+        if len(set(names)) != len(names):
+            raise LockMismatchError(f"{where} names an image twice")
         try:
             return cls(
                 request=Request.from_dict(document["request"]),
@@ -252,6 +258,10 @@ class BundleLock:
         except DefinitionError as error:
             raise LockMismatchError(f"{where} is not a bundle lock: {error.message}") from error
 
-    def names(self) -> dict[str, Digest]:
-        """Return the name and digest of every descriptor that index.json must have."""
-        return {str(name): image.digest for image in self.images for name in names_in_layout(image.reference)}
+    def names(self) -> dict[str, Descriptor]:
+        """Return the name of every descriptor that index.json must have, with the descriptor."""
+        return {
+            str(name): Descriptor(image.media_type, image.digest, image.size_bytes)
+            for image in self.images
+            for name in names_in_layout(image.reference)
+        }

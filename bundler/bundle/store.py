@@ -8,6 +8,7 @@ from bundler.bundle.lock import BundleLock
 from bundler.errors import LockMismatchError
 from bundler.files import open_regular
 from bundler.layout.store import Root
+from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 
 LOCK_NAME = "bundle.lock.json"
@@ -39,11 +40,17 @@ def check_agreement(lock: BundleLock, roots: list[Root]) -> None:
         LockMismatchError: They do not; the message names the first difference.
     """
     locked = lock.names()
-    listed = {str(root.reference): root.descriptor.digest for root in roots}
+    listed = {str(root.reference): root.descriptor for root in roots}
     for name in sorted(locked.keys() | listed.keys()):
         if name not in listed:
             raise LockMismatchError(f"bundle.lock.json names {name}, index.json does not")
         if name not in locked:
             raise LockMismatchError(f"index.json names {name}, bundle.lock.json does not")
         if locked[name] != listed[name]:
-            raise LockMismatchError(f"{name} is {locked[name]} in bundle.lock.json and {listed[name]} in index.json")
+            raise LockMismatchError(
+                f"{name} is {_shown(locked[name])} in bundle.lock.json and {_shown(listed[name])} in index.json"
+            )
+
+
+def _shown(descriptor: Descriptor) -> str:
+    return f"{descriptor.digest} ({descriptor.media_type}, {descriptor.size} bytes)"

@@ -55,6 +55,7 @@ def command(
     DIR must be absent, empty or a bundle of airgap-sync. Interrupt it whenever you like: the same command continues
     and fetches nothing twice.
     """
+    from bundler import logs  # noqa: PLC0415 - keeps --help fast
     from bundler.cli.session import progress_of, reported  # noqa: PLC0415 - keeps --help fast
     from bundler.net import Http  # noqa: PLC0415
     from bundler.ops.bundle import BundleOptions, make_bundle, parse_platforms, platform_names  # noqa: PLC0415
@@ -64,12 +65,14 @@ def command(
     from bundler.sources.registries import read_registries  # noqa: PLC0415
     from bundler.transfer.upstream import Upstream  # noqa: PLC0415
 
-    wanted = parse_platforms(platforms)
     selectors = Selectors(**selected)
     progress = progress_of(progress_kind)
     report = Report("bundle", directory)
     with reported(report, report_file, progress, output, _text):
+        wanted = parse_platforms(platforms)
         registries = read_registries(registries_file)
+        report.warnings += registries.warnings
+        logs.show(registries.warnings, ())
         docker_home = os.environ.get("DOCKER_CONFIG") or "~/.docker"
         upstream = Upstream(registries, DockerConfig(Path(docker_home).expanduser() / "config.json"), Http())
         bundle_options = BundleOptions(Path(directory), wanted, jobs, strict, fail_fast, replace)

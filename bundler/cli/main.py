@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from bundler import __version__
+from bundler.cli.signals import TerminatedError
 from bundler.errors import AirgapSyncError
 
 #: Subcommand -> one line of help; the modules are imported when they are used, so `--help` stays fast.
@@ -68,10 +69,6 @@ class LazyCommands(click.Group):
 @click.version_option(__version__, prog_name="airgap-sync")
 def cli() -> None:
     """Carry every image of a K3s release across an air gap."""
-
-
-class TerminatedError(BaseException):
-    """SIGTERM arrived."""
 
 
 def run() -> NoReturn:

@@ -58,10 +58,11 @@ def command(
     from bundler.registry.endpoint import Endpoint  # noqa: PLC0415
     from bundler.report import Report  # noqa: PLC0415
 
-    parsed = Target.parse(target)
     progress = progress_of(progress_kind)
-    report = Report("push", bundle, str(parsed))
+    report = Report("push", bundle)
     with reported(report, report_file, progress, output, _text):
+        parsed = Target.parse(target)
+        report.target = str(parsed)
         docker_home = os.environ.get("DOCKER_CONFIG") or "~/.docker"
         credential = DockerConfig(Path(docker_home).expanduser() / "config.json").lookup(parsed.host)
         client = RegistryClient(Endpoint(f"{parsed.url}/v2", credential=credential), Http())

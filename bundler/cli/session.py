@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import click
 
 from bundler import logs
+from bundler.cli.signals import TerminatedError
 from bundler.errors import AirgapSyncError, BadOutputError
 from bundler.files import write_atomic
 from bundler.progress import NoProgress, Progress, make
@@ -37,13 +39,16 @@ def reported(
     if report_file:
         _check_writable(Path(report_file))
     report.started_utc = _now()
-    report.status = "interrupted"
     try:
         yield
-        report.status = "succeeded"
     except AirgapSyncError as error:
-        report.error = error
-        report.status = "failed"
+        report.fail(error)
+        raise
+    except (KeyboardInterrupt, TerminatedError) as stop:
+        report.interrupt(Signals.SIGTERM if isinstance(stop, TerminatedError) else Signals.SIGINT)
+        raise
+    except Exception as defect:
+        report.fail(AirgapSyncError(f"a defect in airgap-sync: {type(defect).__name__}: {defect}"))
         raise
     finally:
         report.finished_utc = _now()

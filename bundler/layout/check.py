@@ -44,6 +44,8 @@ class _Walk:
     def visit(self, descriptor: Descriptor, depth: int) -> None:
         if descriptor.digest in self.manifests:
             return
+        if not (mediatype.is_index(descriptor.media_type) or mediatype.is_manifest(descriptor.media_type)):
+            raise BadManifestError(f"{descriptor.digest} is {descriptor.media_type[:80]!r}, neither manifest nor index")
         if depth > MAX_DEPTH:
             raise BadManifestError(f"{descriptor.digest} is nested deeper than {MAX_DEPTH} indexes")
         if descriptor.size > MAX_MANIFEST_BYTES:

@@ -40,10 +40,11 @@ def receive(file: BinaryIO, blob: Descriptor, opener: Opener, on_bytes: Callable
 def _matches(file: BinaryIO, blob: Descriptor, opener: Opener, on_bytes: Callable[[int], None]) -> bool:
     hasher = blob.digest.hasher()
     have = 0
-    file.seek(0)
-    while chunk := file.read(CHUNK_BYTES):
-        hasher.update(chunk)
-        have += len(chunk)
+    with disk_errors(str(blob.digest)):
+        file.seek(0)
+        while chunk := file.read(CHUNK_BYTES):
+            hasher.update(chunk)
+            have += len(chunk)
     if have > blob.size:
         return False
     if have < blob.size or not blob.size:

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ REF_ANNOTATION = "org.opencontainers.image.ref.name"
 LAYOUT_VERSION = "1.0.0"
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 
+_MEDIUM_HINT = "The medium or its connection is failing: copy the bundle to another one, or make it again."
 _PARTS = ("oci-layout", "index.json", "blobs")
 _PARTIAL = re.compile(r"\.([0-9a-f]+)\.partial")
 
@@ -76,6 +78,8 @@ class Layout:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        # Images share manifests, and two threads must not write one temporary file.
+        self._small = threading.Lock()
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -212,11 +216,12 @@ class Layout:
             )
 
     def put_bytes(self, raw: bytes, digest: Digest) -> None:
-        """Store a manifest or other small content that the caller has verified."""
+        """Store a manifest or other small content that the caller has verified; one at a time."""
         path = self._path(digest)
-        with disk_errors(str(path)):
-            path.parent.mkdir(exist_ok=True)
-        write_atomic(path, raw)
+        with self._small:
+            with disk_errors(str(path)):
+                path.parent.mkdir(exist_ok=True)
+            write_atomic(path, raw)
 
     def put_blob(self, blob: Descriptor, opener: Opener, on_bytes: Callable[[int], None]) -> None:
         """Stream a blob to a temporary file in the blob folder, check it, fsync it and give it its name.
@@ -261,7 +266,8 @@ class Layout:
         """Make the names of all blobs durable."""
         with disk_errors(str(self.directory)):
             for folder in (self.directory / "blobs").iterdir():
-                fsync_directory(folder)
+                if folder.is_dir():
+                    fsync_directory(folder)
             fsync_directory(self.directory / "blobs")
             fsync_directory(self.directory)
 
@@ -334,7 +340,10 @@ class VerifiedStream:
 
     def read(self, size: int, /) -> bytes:
         """Return up to ``size`` bytes; the call that would return the last ones raises if the hash is wrong."""
-        data = self._file.read(min(size, self._left))
+        try:
+            data = self._file.read(min(size, self._left))
+        except OSError as error:
+            raise BadLayoutError(f"{self._blob.digest} cannot be read: {error.strerror}", hint=_MEDIUM_HINT) from error
         self._hasher.update(data)
         self._left -= len(data)
         if not data and self._left:

@@ -72,15 +72,19 @@ class Index:
 
 
 def parse_json(raw: bytes, where: str) -> Any:
-    """Parse JSON strictly: UTF-8, no duplicate keys, no NaN or Infinity, bounded nesting.
+    """Parse JSON strictly: valid Unicode, no duplicate keys, no NaN or Infinity, bounded nesting.
 
     Raises:
         BadManifestError: The bytes are not such a document.
     """
     try:
-        return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        document = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if b"\\u" in raw:
+            # An escaped lone surrogate is no text: nothing that holds one could be written again.
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadManifestError(f"{where} is not valid JSON: {error}"[:300]) from error
+    return document
 
 
 def parse(raw: bytes, media_type: str, *, digest: Digest | None = None) -> Manifest | Index:

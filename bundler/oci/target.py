@@ -5,14 +5,16 @@ The same function serves ``push`` and whatever tells nodes where to look, so the
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import urlsplit
 
 from bundler.errors import BadTargetError
 from bundler.oci.reference import MAX_REPOSITORY_LENGTH, Reference, is_registry, is_repository
 
-_NOT_IN_PATH = re.compile(r"[^a-z0-9.]+")
+_NOT_IN_PATH = re.compile(r"[^a-z0-9.-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Target:
                 hint="Put credentials into docker's config.json (`docker login`), never on the command line.",
             )
         host, _, prefix = rest.rstrip("/").partition("/")
-        if not is_registry(host):
+        if not is_registry(host) or not _exists(host):
             raise BadTargetError(f"{host[:80]!r} is not a host or host:port")
         if prefix and not is_repository(prefix):
             raise BadTargetError(f"{prefix[:120]!r} is not a repository prefix: lower case, digits, . _ - and /")
@@ -67,7 +69,7 @@ class Target:
         """
         parts = [self.prefix] if self.prefix else []
         if keep_registry:
-            parts.append(_NOT_IN_PATH.sub("-", reference.registry.lower()).strip("-."))
+            parts.append(_NOT_IN_PATH.sub("-", reference.registry.lower().replace("[", "").replace("]", "")).strip("-"))
         name = "/".join([*parts, reference.repository])
         if not is_repository(name):
             raise BadTargetError(
@@ -79,6 +81,18 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.url}/{self.prefix}" if self.prefix else self.url
+
+
+def _exists(host: str) -> bool:
+    """Tell whether a host of the right form can be one: ports end at 65535, IPv6 addresses have their own grammar."""
+    try:
+        parts = urlsplit(f"//{host}")
+        port = parts.port
+        if host.startswith("["):
+            ipaddress.IPv6Address(parts.hostname or "")
+    except ValueError:
+        return False
+    return port != 0
 
 
 def tag_for(reference: Reference) -> str:

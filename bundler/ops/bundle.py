@@ -244,7 +244,7 @@ def _record(report: Report, pulled: list[PulledImage], old: BundleLock | None) -
             continue
         resolved = image.resolved
         outcome.digest = resolved.content.root.digest
-        if name not in before or image.bytes_fetched:
+        if before.get(name) != resolved.upstream or image.bytes_fetched:
             outcome.outcome = "fetched"
         if before.get(name, resolved.upstream) != resolved.upstream:
             _note(report, f"moved since the last run: {name} was {before[name]}, is {resolved.upstream}")

@@ -87,7 +87,7 @@ def load_bundle(options: PushOptions) -> LoadedBundle:
                 f"{known.reference} and {image.reference} would both become {repository}:{image.tag}",
                 hint=None if not options.keep_registry else "Leave one of them out of the bundle.",
             )
-    if not images:
+    if not images and not (found and found[0].failed):
         raise NothingSelectedError(f"{options.directory} holds no image", hint="Make a bundle with images in it first.")
     return LoadedBundle(layout, tuple(images.values()), found[0] if found else None, found[1] if found else None)
 
@@ -109,11 +109,11 @@ def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress
         text = f"the bundle is incomplete: {lacking.reference} is missing ({lacking.error})"
         report.warnings.append(text)
         logger.warning(text)
-    lock_name = f"{options.target.host}/{options.target.prefix}".rstrip("/").replace("/", "_").replace(":", "_")
-    with exclusive_lock(options.state / f"push-{lock_name}.lock", str(options.target)):
+    place = Digest.of(f"{options.target.host}/{options.target.prefix}".encode())
+    with exclusive_lock(options.state / f"push-{place.short}.lock", str(options.target)):
         pusher = Pusher(bundle.layout, client, jobs=options.jobs, progress=progress)
         survey = pusher.survey(bundle.images)
-        if len(survey.failed) == len(bundle.images):
+        if bundle.images and len(survey.failed) == len(bundle.images):
             raise next(iter(survey.failed.values()))
         plan = make_plan([image for image in bundle.images if image not in survey.failed], survey.existing)
         for image, error in survey.failed.items():

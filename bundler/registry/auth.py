@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from bundler.errors import (
     AuthError,
@@ -32,7 +32,7 @@ from bundler.errors import (
     UnauthorizedError,
     UnexpectedAnswerError,
 )
-from bundler.net import Http, Response, redact
+from bundler.net import Http, Response, redact, resolve
 from bundler.registry.challenge import Challenge, parse_challenges
 from bundler.registry.endpoint import Credential, Endpoint
 
@@ -124,8 +124,10 @@ class Authorizer:
         where = urlsplit(self._endpoint.api_url).netloc
         extra = f": {detail}" if detail else ""
         if self._endpoint.credential is None:
-            return NoCredentialsError(f"{where} wants credentials, and there are none for it{extra}")
-        return UnauthorizedError(f"{where} refuses user {self._endpoint.credential.username!r}{extra}")
+            text = f"{where} wants credentials, and there are none for it{extra}"
+            return NoCredentialsError(text, hint=self._endpoint.credentials_hint)
+        text = f"{where} refuses user {self._endpoint.credential.username!r}{extra}"
+        return UnauthorizedError(text, hint=self._endpoint.credentials_hint)
 
     def _basic(self) -> str:
         credential = self._endpoint.credential
@@ -136,7 +138,7 @@ class Authorizer:
 
     def _fetch(self, challenge: Challenge, scopes: tuple[Scope, ...]) -> _Token:
         """Ask the token realm."""
-        realm = urljoin(self._endpoint.api_url, challenge.parameters.get("realm", ""))
+        realm = resolve(self._endpoint.api_url, challenge.parameters.get("realm", ""))
         credential = self._endpoint.credential
         if credential and self._endpoint.api_url.startswith("https:") and not realm.startswith("https:"):
             raise UnexpectedAnswerError(f"the token realm {redact(realm)} is not https; credentials are not sent there")
@@ -212,9 +214,10 @@ class DockerConfig:
                 if self._config is None:
                     self._config = docker.auth.load_config(str(self._path))
                 found = self._config.resolve_authconfig(host)
-            except docker.errors.DockerException as error:
+            except (docker.errors.DockerException, ValueError, TypeError, KeyError, AttributeError) as error:
+                # Only the kind: the text of an error about a credential may quote it.
                 raise NoCredentialsError(
-                    f"the credentials for {host} in {self._path} cannot be read: {error}"[:300],
+                    f"the credentials for {host} in {self._path} cannot be read: {type(error).__name__}",
                     hint="Repair the file or its credential helper, or log in again.",
                 ) from error
         if not found:

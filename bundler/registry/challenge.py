@@ -41,6 +41,5 @@ def parse_challenges(header: str) -> list[Challenge]:
 
 
 def _unquote(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] == '"':
-        return re.sub(r"\\(.)", r"\1", value[1:-1])
-    return value
+    # parse_http_list has undone the escapes already.
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value

@@ -8,7 +8,6 @@ Source: distribution-spec, "API" and "Error Codes".
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -22,6 +21,7 @@ from bundler.errors import (
     ServerError,
     TooManyRequestsError,
     UnexpectedAnswerError,
+    one_line,
 )
 from bundler.net import Http, Response, redact, same_origin
 from bundler.registry.auth import Authorizer, Scope
@@ -29,8 +29,6 @@ from bundler.registry.endpoint import Endpoint
 from bundler.registry.retry import retrying
 
 Result = TypeVar("Result")
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class RegistryClient:
@@ -147,7 +145,7 @@ def _registry_words(body: bytes) -> str:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         words = body.decode(errors="replace")
-    return _CONTROL.sub(" ", words).strip()[:200]
+    return one_line(words).strip()[:200]
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:

@@ -23,6 +23,7 @@ class Endpoint:
     Attributes:
         api_url: Base URL including ``/v2`` (or what stands for it), without a trailing slash.
         credential: Sent to this origin and the token realm it names, nowhere else.
+        credentials_hint: What the user can do about a missing or wrong credential.
         namespace: The registry this endpoint stands in for, sent as ``?ns=``.
             Source: containerd docs/hosts.md, "registry host namespace".
     """
@@ -31,3 +32,4 @@ class Endpoint:
     tls: Tls = field(default_factory=Tls)
     credential: Credential | None = None
     namespace: str | None = None
+    credentials_hint: str | None = None

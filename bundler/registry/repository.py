@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
 from typing import IO, Self, cast
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from bundler.errors import (
     AirgapSyncError,
@@ -26,7 +26,7 @@ from bundler.errors import (
     SizeMismatchError,
     UnexpectedAnswerError,
 )
-from bundler.net import Response, redact
+from bundler.net import Response, redact, resolve
 from bundler.oci import mediatype
 from bundler.oci.content import BlobStream, Opener
 from bundler.oci.descriptor import Descriptor
@@ -240,7 +240,7 @@ class Repository:
 
     def _upload_url(self, request_url: str, location: str) -> str:
         """Resolve an upload Location; a registry behind a proxy often names a wrong scheme or port of its own host."""
-        url = urljoin(request_url, location)
+        url = resolve(request_url, location)
         own, parts = urlsplit(self.client.endpoint.api_url), urlsplit(url)
         if parts.hostname == own.hostname:
             return urlunsplit((own.scheme, own.netloc, parts.path, parts.query, ""))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from bundler.errors import BadRegistriesFileError
 from bundler.k3s.registries import RegistriesFile
-
-logger = logging.getLogger(__name__)
 
 
 def read_registries(name: str | None) -> RegistriesFile:
@@ -23,7 +20,4 @@ def read_registries(name: str | None) -> RegistriesFile:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadRegistriesFileError(f"{name} cannot be read: {error}") from error
-    registries = RegistriesFile.parse(text, name)
-    for warning in registries.warnings:
-        logger.warning(warning)
-    return registries
+    return RegistriesFile.parse(text, name)

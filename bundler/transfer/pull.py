@@ -91,6 +91,7 @@ class Puller:
         self._lock = threading.Lock()
         self._blobs: dict[Digest, _Blob] = {}
         self._trusted: set[Digest] = set()
+        self._turns: dict[Digest, threading.Lock] = {}
 
     def pull(self, images: Sequence[WantedImage]) -> list[PulledImage]:
         """Pull all images; failures are in the result.
@@ -176,8 +177,10 @@ class Puller:
 
     def _failed(self, image: PulledImage, error: AirgapSyncError, crews: tuple[Crew, Crew]) -> None:
         with self._lock:
-            image.error = error
-        self._progress.image_done(f"failed: {image.wanted.reference}: {error.message}")
+            first = image.error is None
+            image.error = image.error or error
+        if first:
+            self._progress.image_done(f"failed: {image.wanted.reference}: {error.message}")
         if self._fail_fast:
             for crew in crews:
                 crew.stop()
@@ -190,9 +193,14 @@ class Puller:
     # --- one blob ---------------------------------------------------------------------------------------------
 
     def _fetch(self, image: PulledImage, source: ImageSource, descriptor: Descriptor) -> None:
-        """Bring a blob into the layout unless it is there."""
-        if self._have(descriptor):
-            return
+        """Bring a blob into the layout unless it is there; each by one thread at a time."""
+        with self._lock:
+            turn = self._turns.setdefault(descriptor.digest, threading.Lock())
+        with turn:
+            if not self._have(descriptor):
+                self._receive(image, source, descriptor)
+
+    def _receive(self, image: PulledImage, source: ImageSource, descriptor: Descriptor) -> None:
         received = 0
         self._progress.expect(descriptor.size)
 

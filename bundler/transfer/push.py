@@ -24,9 +24,6 @@ from bundler.registry.repository import Repository
 from bundler.transfer.crew import Crew
 from bundler.transfer.plan import Action, BlobStep, Existing, ImagePlan, PushImage, TransferPlan
 
-#: Image manifests go before everything else that waits: they are small and end an image.
-_MANIFESTS_FIRST = 1.0
-
 
 @dataclass(slots=True)
 class PushedImage:
@@ -117,13 +114,15 @@ class Pusher:
             crew.wait()
         return pushed
 
-    def put_step(self, image: PushedImage, step: BlobStep) -> None:
-        """Bring one blob into one repository."""
+    def put_blob(self, image: PushedImage, step: BlobStep, source: str | None) -> None:
+        """Bring one blob into an image's repository: mounted from ``source`` if that is granted, else sent."""
         self._check_present(step.blob)
         repository = self._repository(image.plan.image.repository)
-        if step.source is not None and repository.mount_blob(step.blob, step.source):
+        if source is not None and repository.mount_blob(step.blob, source):
             with self._lock:
                 image.bytes_mounted += step.blob.size
+            if step.action is Action.UPLOAD:
+                self._progress.expect(-step.blob.size)
             return
         if step.action is not Action.UPLOAD:
             self._progress.expect(step.blob.size)
@@ -170,60 +169,71 @@ class Pusher:
 
 
 class _Execution:
-    """The order of one run: a step begins when what it waits for has ended, manifests when all steps have."""
+    """The order of one run.
+
+    A step begins when what it waits for has ended, and the manifests of an image when all its steps have. If the
+    image that was to bring a shared blob fails, the next one that needs the blob brings it, and the others wait for
+    that one: a digest is sent once whatever fails.
+    """
 
     def __init__(self, pusher: Pusher, crew: Crew, images: list[PushedImage]) -> None:
         self._pusher = pusher
         self._crew = crew
         self._images = images
         self._lock = threading.Lock()
-        #: Planned steps that have not ended, with the tasks that wait for them.
-        self._open: dict[tuple[str, Digest], list[Callable[[], None]]] = {}
-        self._landed: set[tuple[str, Digest]] = set()
+        #: Where each digest is known to be by now.
+        self._holders: dict[Digest, list[str]] = {}
+        #: Digests that a step is sending, with the tasks that wait for its end.
+        self._sending: dict[Digest, list[tuple[Callable[[], None], float]]] = {}
 
     def start(self) -> None:
-        for image in self._images:
+        for number, image in enumerate(self._images):
+            # Image by image: a step that had to wait comes before those of later images all the same.
+            urgency = float(len(self._images) - number)
             image.waiting = len(image.plan.steps)
-            for step in image.plan.steps:
-                if step.action is not Action.PRESENT:
-                    self._open[image.plan.image.repository, step.blob.digest] = []
-        for image in self._images:
             if image.plan.up_to_date:
                 self._pusher.image_done(f"up to date: {image.plan.image.reference}")
             elif not image.plan.steps:
-                self._finish(image)
+                self._crew.submit(partial(self._manifests, image), urgency)
             for step in image.plan.steps:
-                self._when_ended(step.after, partial(self._step, image, step))
+                self._crew.submit(partial(self._step, image, step, urgency), urgency)
 
-    def _when_ended(self, key: tuple[str, Digest] | None, task: Callable[[], None]) -> None:
+    def _step(self, image: PushedImage, step: BlobStep, urgency: float) -> None:
+        digest, repository = step.blob.digest, image.plan.image.repository
+        there = step.action is Action.PRESENT and step.after is None
+        source = None
         with self._lock:
-            if key is not None and key in self._open:
-                self._open[key].append(task)
-                return
-        self._crew.submit(task)
-
-    def _step(self, image: PushedImage, step: BlobStep) -> None:
-        key = (image.plan.image.repository, step.blob.digest)
-        try:
-            # A blob that another image of this repository was to bring may not have come.
-            if image.error is None and (step.action is not Action.PRESENT or (step.after and key not in self._landed)):
-                self._pusher.put_step(image, step)
-                self._landed.add(key)
-        except AirgapSyncError as error:
-            image.error = error
-        waiting: list[Callable[[], None]] = []
+            if image.error is None and not there:
+                holders = self._holders.get(digest, [])
+                there = repository in holders
+                source = step.source if step.after is None else next(iter(holders), None)
+                if not there and source is None:
+                    if digest in self._sending:
+                        self._sending[digest].append((partial(self._step, image, step, urgency), urgency))
+                        return
+                    self._sending[digest] = []
+        if image.error is None and not there:
+            self._put(image, step, source)
         with self._lock:
-            if step.action is not Action.PRESENT:
-                waiting = self._open.pop(key)
             image.waiting -= 1
             last = image.waiting == 0
-        for task in waiting:
-            self._crew.submit(task)
         if last:
-            self._finish(image)
+            self._crew.submit(partial(self._manifests, image), urgency + 0.5)
 
-    def _finish(self, image: PushedImage) -> None:
-        self._crew.submit(partial(self._manifests, image), _MANIFESTS_FIRST)
+    def _put(self, image: PushedImage, step: BlobStep, source: str | None) -> None:
+        digest = step.blob.digest
+        try:
+            self._pusher.put_blob(image, step, source)
+            with self._lock:
+                self._holders.setdefault(digest, []).append(image.plan.image.repository)
+        except AirgapSyncError as error:
+            image.error = error
+        finally:
+            if source is None:
+                with self._lock:
+                    waiting = self._sending.pop(digest)
+                for task, urgency in waiting:
+                    self._crew.submit(task, urgency)
 
     def _manifests(self, image: PushedImage) -> None:
         name = image.plan.image.reference

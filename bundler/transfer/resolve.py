@@ -170,7 +170,7 @@ class Resolver:
             raise BadManifestError(f"an image has more than {MAX_DESCRIPTORS} descriptors")
         if isinstance(document, Manifest):
             self._blobs |= {blob.digest: blob for blob in document.blobs}
-        elif not self._layout.has_blob(document.descriptor):
+        elif not self._layout.verify_blob(document.descriptor):
             self._layout.put_bytes(document.raw, document.digest)
         self._manifests[document.digest] = document
 

@@ -73,4 +73,6 @@ class Upstream:
             if auth
             else self._credentials.lookup(host),
             namespace=endpoint.ns,
+            credentials_hint=f"Run `docker login {host}`, or put the credentials under configs.{endpoint.host}.auth of "
+            "--registries FILE.",
         )
