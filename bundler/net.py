@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Self
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -37,6 +37,7 @@ from bundler.errors import (
     TlsError,
     UnexpectedAnswerError,
 )
+from bundler.url import check_url, redact, resolve, same_origin
 
 logger = logging.getLogger(__name__)
 
@@ -259,52 +260,6 @@ class _Adapter(HTTPAdapter):
 def _system_trust() -> str | bool:
     """Return the machine's own trust store, where companies add their CAs; else the one that requests brings."""
     return next((path for path in _TRUST_STORES if Path(path).is_file()), True)
-
-
-def redact(url: str) -> str:
-    """Return a URL without user info, query and fragment: signed queries are secrets."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def check_url(url: str) -> None:
-    """Make sure that a URL has a host and a port that exist.
-
-    Raises:
-        UnexpectedAnswerError: It has not; it came from a server or from the user.
-    """
-    try:
-        parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise UnexpectedAnswerError(f"{url.partition('?')[0][:120]!r} is not a usable URL")
-
-
-def resolve(base: str, location: str) -> str:
-    """Return the absolute form of a Location that a server named.
-
-    Raises:
-        UnexpectedAnswerError: It is not a URL.
-    """
-    try:
-        url = urljoin(base, location)
-    except ValueError as error:
-        raise UnexpectedAnswerError(f"{redact(base)} names a Location that is not a URL") from error
-    check_url(url)
-    return url
-
-
-def origin(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of a URL."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def same_origin(one: str, other: str) -> bool:
-    """Tell whether two URLs have the same scheme, host and port."""
-    return origin(one) == origin(other)
 
 
 def _check_redirect(url: str, target: str) -> None:

@@ -6,8 +6,7 @@ Invariants:
 - Paths are made of validated digests only; links and special files are refused.
 - index.json is replaced as a whole, atomically, by one owner.
 
-Source: image-spec image-layout.md. Names are written as containerd and skopeo read them: both
-``io.containerd.image.name`` and ``org.opencontainers.image.ref.name`` hold the full reference.
+Source: image-spec image-layout.md.
 """
 
 from __future__ import annotations
@@ -22,12 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from bundler.errors import (
     BadLayoutError,
     BadManifestError,
-    BadReferenceError,
     BlobMissingError,
     BundleFormatTooNewError,
     DigestMismatchError,
@@ -36,6 +33,8 @@ from bundler.errors import (
 )
 from bundler.files import disk_errors, fsync_directory, open_regular, publish, write_atomic
 from bundler.layout.intake import receive
+from bundler.layout.names import annotations_for, name_of
+from bundler.layout.stream import VerifiedStream
 from bundler.oci import mediatype
 from bundler.oci.content import CHUNK_BYTES, BlobStream, Opener
 from bundler.oci.descriptor import Descriptor
@@ -43,12 +42,9 @@ from bundler.oci.digest import Digest
 from bundler.oci.manifest import parse_json
 from bundler.oci.reference import Reference
 
-NAME_ANNOTATION = "io.containerd.image.name"
-REF_ANNOTATION = "org.opencontainers.image.ref.name"
 LAYOUT_VERSION = "1.0.0"
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 
-_MEDIUM_HINT = "The medium or its connection is failing: copy the bundle to another one, or make it again."
 _PARTS = ("oci-layout", "index.json", "blobs")
 _PARTIAL = re.compile(r"\.([0-9a-f]+)\.partial")
 
@@ -120,7 +116,7 @@ class Layout:
                 descriptor = Descriptor.from_dict(item, where)
             except BadManifestError as error:
                 raise BadLayoutError(error.message) from error
-            reference = _name_of(descriptor, where)
+            reference = name_of(descriptor, where)
             if str(reference) in roots:
                 raise BadLayoutError(f"{where}: a second descriptor is named {reference}")
             roots[str(reference)] = Root(reference, descriptor)
@@ -248,17 +244,15 @@ class Layout:
 
     def write_index(self, roots: list[Root]) -> None:
         """Replace index.json: sorted by name, the same roots always give the same bytes."""
-        manifests = []
-        for root in sorted(roots, key=lambda root: str(root.reference)):
-            name = str(root.reference)
-            manifests.append(
-                {
-                    "mediaType": root.descriptor.media_type,
-                    "digest": str(root.descriptor.digest),
-                    "size": root.descriptor.size,
-                    "annotations": {NAME_ANNOTATION: name, REF_ANNOTATION: name},
-                }
-            )
+        manifests = [
+            {
+                "mediaType": root.descriptor.media_type,
+                "digest": str(root.descriptor.digest),
+                "size": root.descriptor.size,
+                "annotations": annotations_for(root.reference),
+            }
+            for root in sorted(roots, key=lambda root: str(root.reference))
+        ]
         document = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": manifests}
         write_atomic(self.directory / "index.json", json.dumps(document, indent=1).encode() + b"\n")
 
@@ -325,48 +319,3 @@ class Layout:
         except BadManifestError as error:
             raise BadLayoutError(error.message) from error
         return document
-
-
-class VerifiedStream:
-    """Hashes a file while it is read, and raises instead of giving out the last bytes of a wrong one."""
-
-    offset = 0
-
-    def __init__(self, file: BinaryIO, blob: Descriptor) -> None:
-        self._file = file
-        self._blob = blob
-        self._hasher = blob.digest.hasher()
-        self._left = blob.size
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes; the call that would return the last ones raises if the hash is wrong."""
-        try:
-            data = self._file.read(min(size, self._left))
-        except OSError as error:
-            raise BadLayoutError(f"{self._blob.digest} cannot be read: {error.strerror}", hint=_MEDIUM_HINT) from error
-        self._hasher.update(data)
-        self._left -= len(data)
-        if not data and self._left:
-            raise SizeMismatchError(f"{self._blob.digest} became shorter while it was read")
-        if not self._left and self._hasher.hexdigest() != self._blob.digest.hex:
-            raise DigestMismatchError(f"the bytes of {self._blob.digest} in the bundle are not those of its digest")
-        return data
-
-
-def _name_of(descriptor: Descriptor, where: str) -> Reference:
-    """Return the full name of a root.
-
-    Source: image-spec annotations.md and containerd's importer; a bare tag in ``ref.name`` names nothing.
-    """
-    for key in (NAME_ANNOTATION, REF_ANNOTATION):
-        text = descriptor.annotations.get(key, "")
-        if "/" not in text:
-            continue
-        try:
-            return Reference.parse(text)
-        except BadReferenceError as error:
-            raise BadLayoutError(f"{where}: {error.message}") from error
-    raise BadLayoutError(
-        f"{where} has no image name",
-        hint=f"Each descriptor needs the annotation {NAME_ANNOTATION} with a full reference.",
-    )

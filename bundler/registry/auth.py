@@ -32,9 +32,10 @@ from bundler.errors import (
     UnauthorizedError,
     UnexpectedAnswerError,
 )
-from bundler.net import Http, Response, redact, resolve
+from bundler.net import Http, Response
 from bundler.registry.challenge import Challenge, parse_challenges
 from bundler.registry.endpoint import Credential, Endpoint
+from bundler.url import redact, resolve
 
 #: What an answer without ``expires_in`` means. Source: token.md, "expires_in".
 DEFAULT_EXPIRY_S = 60

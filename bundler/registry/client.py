@@ -23,10 +23,11 @@ from bundler.errors import (
     UnexpectedAnswerError,
     one_line,
 )
-from bundler.net import Http, Response, redact, same_origin
+from bundler.net import Http, Response
 from bundler.registry.auth import Authorizer, Scope
 from bundler.registry.endpoint import Endpoint
 from bundler.registry.retry import retrying
+from bundler.url import redact, same_origin
 
 Result = TypeVar("Result")
 

@@ -26,7 +26,7 @@ from bundler.errors import (
     SizeMismatchError,
     UnexpectedAnswerError,
 )
-from bundler.net import Response, redact, resolve
+from bundler.net import Response
 from bundler.oci import mediatype
 from bundler.oci.content import BlobStream, Opener
 from bundler.oci.descriptor import Descriptor
@@ -34,6 +34,7 @@ from bundler.oci.digest import Digest
 from bundler.oci.manifest import MAX_MANIFEST_BYTES
 from bundler.registry.auth import Scope
 from bundler.registry.client import RegistryClient
+from bundler.url import redact, resolve
 
 _ACCEPT = ", ".join(mediatype.ACCEPT)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")

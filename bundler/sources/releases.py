@@ -27,8 +27,9 @@ from bundler.errors import (
 from bundler.k3s.releases import ReleaseList, is_listed_tag, known_versions, parse_release_list, shipped_list
 from bundler.k3s.suggest import did_you_mean
 from bundler.k3s.version import K3sVersion, nearest
-from bundler.net import Http, Timeouts, redact
+from bundler.net import Http, Timeouts
 from bundler.oci.reference import Reference
+from bundler.url import redact
 
 DEFAULT_RELEASE_URL = "https://github.com/k3s-io/k3s/releases/download"
 SHIPPED = "shipped"

@@ -22,6 +22,7 @@ ROWS = (
     ("k3s",),
     ("registry", "layout", "engine"),
     ("net", "files", "yamlfile", "progress", "schema"),
+    ("url",),
     ("report",),
     ("oci",),
     ("errors",),
