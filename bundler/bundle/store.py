@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bundler.bundle.lock import BundleLock
-from bundler.errors import LockMismatchError
+from bundler.bundle.lock import KIND, BundleLock
+from bundler.errors import BadManifestError, LockMismatchError
 from bundler.files import open_regular
 from bundler.layout.store import Root
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
+from bundler.oci.manifest import parse_json
 
 LOCK_NAME = "bundle.lock.json"
 _MAX_LOCK_BYTES = 64 * 1024 * 1024
+
+
+def is_bundle_lock(directory: Path) -> bool:
+    """Tell whether a directory has a lock of ours, of whatever version and however damaged inside."""
+    try:
+        with open_regular(directory / LOCK_NAME) as file:
+            document = parse_json(file.read(_MAX_LOCK_BYTES), LOCK_NAME)
+    except (OSError, ValueError, BadManifestError):
+        return False
+    return isinstance(document, dict) and document.get("kind") == KIND
 
 
 def read_lock(directory: Path) -> tuple[BundleLock, Digest] | None:

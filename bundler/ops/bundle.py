@@ -18,7 +18,7 @@ from pathlib import Path
 from bundler.bundle.imageset import ResolvedImage, names_in_layout
 from bundler.bundle.lock import BundleLock, FailedImage, LockedImage
 from bundler.bundle.selection import Wanted
-from bundler.bundle.store import LOCK_NAME, read_lock
+from bundler.bundle.store import LOCK_NAME, is_bundle_lock, read_lock
 from bundler.errors import (
     AirgapSyncError,
     IntegrityError,
@@ -190,7 +190,7 @@ def _is_free(directory: Path) -> bool:
         raise NotABundleError(f"{directory} is not a directory") from error
     except OSError as error:
         raise NotABundleError(f"{directory} cannot be read: {error.strerror}") from error
-    if names and STATE_NAME not in names and not {LOCK_NAME, "oci-layout"} <= names:
+    if names and STATE_NAME not in names and not ("oci-layout" in names and is_bundle_lock(directory)):
         raise NotABundleError(f"{directory} is not empty and holds no bundle of airgap-sync; nothing was touched")
     return not names
 

@@ -122,7 +122,7 @@ class RegistryClient:
         status, where = response.status, redact(response.url)
         words = _registry_words(response.excerpt())
         message = f"{method} {where} answered {status}" + (f": {words}" if words else "")
-        if status == HTTPStatus.UNAUTHORIZED:
+        if status == HTTPStatus.UNAUTHORIZED and same_origin(response.url, self.endpoint.api_url):
             return self._authorizer.refused(words or f"{method} {where}")
         if status == HTTPStatus.FORBIDDEN:
             return DeniedError(message)

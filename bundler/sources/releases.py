@@ -70,6 +70,8 @@ class ReleaseLocation:
 
     def __init__(self, location: str) -> None:
         self._location = location.rstrip("/") or location
+        # Why it did not answer; it is not waited for again.
+        self._silence = ""
 
     def release(self, version: K3sVersion) -> Release:
         """Return the image list of a release.
@@ -130,6 +132,8 @@ class ReleaseLocation:
     def _ask(self, url: str) -> tuple[bytes | None, str]:
         if not url.startswith(("http://", "https://")):
             raise DefinitionError(f"the release location {redact(url)} is neither http nor https")
+        if self._silence:
+            return None, self._silence
         http = Http(Timeouts(connect_s=PATIENCE_S, read_s=PATIENCE_S))
         try:
             response = http.request("GET", url)
@@ -137,7 +141,8 @@ class ReleaseLocation:
                 return response.read_all(_MAX_LIST_BYTES), ""
             response.close()
         except (ConnectionFailedError, TimedOutError) as error:
-            return None, error.message
+            self._silence = error.message
+            return None, self._silence
         except BadManifestError as error:
             raise BadReleaseListError(error.message) from error
         except TlsError as error:

@@ -179,11 +179,11 @@ class Puller:
         with self._lock:
             first = image.error is None
             image.error = image.error or error
-        if first:
-            self._progress.image_done(f"failed: {image.wanted.reference}: {error.message}")
         if self._fail_fast:
             for crew in crews:
                 crew.stop()
+        if first:
+            self._progress.image_done(f"failed: {image.wanted.reference}: {error.message}")
 
     def _finished(self, image: PulledImage) -> None:
         image.done = True

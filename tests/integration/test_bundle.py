@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_bundle_support import (
+from tests.support.bundles import (
     NAME,
     REF_NAME,
     STATE,
@@ -760,3 +760,19 @@ def test_progress_may_be_turned_off(registry: GatedRegistry, store: BlobStore, t
 def test_a_directory_must_be_named_and_be_one() -> None:
     assert run("bundle", "--image", "redis").code == 2
     assert run("bundle", "--image", "redis", "--to", os.devnull).code == 3
+
+
+@pytest.mark.parametrize("lock", [b"", b"{", b"[]", b'{"kind": "Deployment"}'])
+def test_a_directory_with_a_lock_of_somebody_else_is_not_touched(
+    registry: GatedRegistry, store: BlobStore, to: Path, lock: bytes
+) -> None:
+    reference = registry.put(one(store, "image"), "some/image")
+    to.mkdir()
+    (to / "bundle.lock.json").write_bytes(lock)
+    (to / "oci-layout").write_bytes(b"{}")
+
+    result = bundle([reference], to, code=3)
+
+    assert "[not-a-bundle]" in result.err
+    assert sorted(path.name for path in to.iterdir()) == ["bundle.lock.json", "oci-layout"]
+    assert registry.requests() == []

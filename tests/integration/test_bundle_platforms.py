@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_bundle_support import Bundle, GatedRegistry, bundle, many, one
+from tests.support.bundles import Bundle, GatedRegistry, bundle, many, one
 from tests.support.content import UNKNOWN
 from tests.support.images import (
     AMD64,

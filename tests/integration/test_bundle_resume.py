@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_bundle_support import (
+from tests.support.bundles import (
     STATE,
     Bundle,
     GatedRegistry,

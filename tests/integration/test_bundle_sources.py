@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_bundle_support import (
+from tests.support.bundles import (
     Bundle,
     GatedRegistry,
     bundle,

@@ -16,7 +16,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from bundler import __version__
-from tests.integration.test_push_bundles import (
+from tests.support.command import run
+from tests.support.content import AMD64, BlobStore, BuiltImage, digest_of
+from tests.support.faulty import FaultyRegistry, Recorded
+from tests.support.handmade import (
     NAME,
     REF_NAME,
     built,
@@ -30,9 +33,6 @@ from tests.integration.test_push_bundles import (
     write_index,
     writes,
 )
-from tests.support.command import run
-from tests.support.content import AMD64, BlobStore, BuiltImage, digest_of
-from tests.support.faulty import FaultyRegistry, Recorded
 from tests.support.images import Entry, ImageFactory, index_of, publish_k3s, single
 from tests.support.memory_registry import Request, Response
 from tests.support.programs import find_program, require

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_push_bundles import built, complete, multi, outcomes, uploads, write_bundle, writes
 from tests.support.command import Result, run
 from tests.support.content import BlobStore, BuiltImage, digest_of
 from tests.support.faulty import FaultyRegistry, Redirect, Status
+from tests.support.handmade import built, complete, multi, outcomes, uploads, write_bundle, writes
 from tests.support.memory_registry import Request, Response
 from tests.support.programs import require
 from tests.support.registry import AccessEntry, Registry

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_push_bundles import (
+from tests.support.command import run
+from tests.support.content import BlobStore, BuiltImage, Manifest, digest_of
+from tests.support.faulty import FaultyRegistry
+from tests.support.handmade import (
     NAME,
     blob_file,
     built,
@@ -22,9 +25,6 @@ from tests.integration.test_push_bundles import (
     write_index,
     write_json,
 )
-from tests.support.command import run
-from tests.support.content import BlobStore, BuiltImage, Manifest, digest_of
-from tests.support.faulty import FaultyRegistry
 from tests.support.manifests import build_index
 from tests.support.media_types import OCI_MANIFEST
 

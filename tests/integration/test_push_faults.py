@@ -21,7 +21,6 @@ from bundler.registry.client import RegistryClient
 from bundler.registry.endpoint import Endpoint
 from bundler.transfer.plan import PushImage, make_plan
 from bundler.transfer.push import Pusher
-from tests.integration.test_push_bundles import built, complete, flip, multi, outcomes, uploads, write_bundle, writes
 from tests.support.certificates import make_certificate
 from tests.support.command import run, start
 from tests.support.content import BlobStore, BuiltImage, digest_of
@@ -36,6 +35,7 @@ from tests.support.faulty import (
     Status,
     WrongDigestHeader,
 )
+from tests.support.handmade import built, complete, flip, multi, outcomes, uploads, write_bundle, writes
 from tests.support.memory_registry import Request, Response
 from tests.support.programs import free_port, require
 from tests.support.registry import Registry

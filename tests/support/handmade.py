@@ -1,4 +1,4 @@
-"""Bundles written by hand for the tests of `push`, and proof that they are what `bundle` writes."""
+"""Bundles written by hand for the tests of `push`; `test_handmade.py` shows that they are what `bundle` writes."""
 
 import json
 import stat
@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from bundler import __version__
-from tests.support.command import Result, run
+from tests.support.command import Result
 from tests.support.content import AMD64, BlobStore, BuiltImage, Platform, digest_of
 from tests.support.faulty import FaultyRegistry, Recorded
 from tests.support.images import Entry, build_manifest, image_config, image_of, index_of
@@ -202,32 +202,3 @@ def _platforms(image: BuiltImage) -> list[str]:
         return ["/".join(config[key] for key in ("os", "architecture", "variant") if key in config)]
     children = [child.get("platform", {}) for child in json.loads(image.root_bytes)["manifests"]]
     return ["/".join(child[key] for key in ("os", "architecture", "variant") if key in child) for child in children]
-
-
-def test_bundles_written_by_hand_are_what_bundle_writes(tmp_path: Path) -> None:
-    store = BlobStore(tmp_path / "store")
-    first, second = multi(store, b"shared" * 99, title="first"), built(store, b"shared" * 99, b"", title="second")
-    images = {"docker.io/rancher/first:1": first, f"docker.io/rancher/second:2@{second.root_digest}": second}
-    by_hand = write_bundle(tmp_path / "by-hand", images)
-    with FaultyRegistry() as upstream:
-        upstream.add(first, "rancher/first", "1")
-        upstream.add(second, "rancher/second", "2")
-        registries = tmp_path / "registries.yaml"
-        registries.write_text(json.dumps({"mirrors": {"docker.io": {"endpoint": [upstream.url]}}}))
-        asked = [text for reference in images for text in ("--image", reference)]
-        made = run("bundle", *asked, "--platform", "all", "--registries", registries, "--to", tmp_path / "real")
-
-    assert made.code == 0, made.err
-    real = {
-        str(path.relative_to(tmp_path / "real")): path.read_bytes()
-        for path in (tmp_path / "real").rglob("*")
-        if path.is_file() and ".airgap-sync" not in path.parts
-    }
-    assert real.keys() == {str(path.relative_to(by_hand)) for path in by_hand.rglob("*") if path.is_file()}
-    for name in ("index.json", "oci-layout"):
-        assert real[name] == (by_hand / name).read_bytes()
-    lock = json.loads((by_hand / "bundle.lock.json").read_bytes())
-    written = json.loads(real["bundle.lock.json"])
-    for one, other in zip(lock["images"], written["images"], strict=True):
-        one["reasons"] = other["reasons"]
-    assert lock == written
