@@ -425,6 +425,16 @@ class WrongPlatformError(CompatibilityError):
     hint = "Choose one of the platforms that exist with --platform, or `--platform all`."
 
 
+class ForeignLayersRefusedError(CompatibilityError):
+    """A target refuses manifests whose layers name URLs."""
+
+    reference = "foreign-layers-refused"
+    hint = (
+        "docker-registry answers such manifests with 500 unless its configuration allows their urls "
+        "(validation.manifests.urls.allow) or switches validation off (validation.disabled: true)."
+    )
+
+
 class BundleFormatTooNewError(CompatibilityError):
     """A bundle or layout was written in a format that this version does not know."""
 

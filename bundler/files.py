@@ -41,6 +41,12 @@ def disk_errors(what: str) -> Iterator[None]:
         raise BadOutputError(f"cannot write {what}: {reason}", hint="Check permissions and the disk.") from error
 
 
+def free_bytes(path: Path) -> int:
+    """Return the bytes that an ordinary user may still write to the file system of a directory."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 def fsync_directory(path: Path) -> None:
     """Make renames inside a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -12,7 +12,9 @@ Invariants:
 from __future__ import annotations
 
 import http.cookiejar
+import ipaddress
 import logging
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -146,6 +148,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         body: bytes | IO[bytes] | None = None,
         tls: Tls | None = None,
+        public_only: bool = False,
     ) -> Response:
         """Send one request and follow its redirects.
 
@@ -155,6 +158,7 @@ class Http:
             headers: Sent as given; ``Authorization`` only to the URL's own origin.
             body: Bytes, or a seekable file object with a length, which is rewound for a redirect.
             tls: How to trust the server, also after a redirect to another host.
+            public_only: Refuse every hop that is not https to a public address: for URLs that content names.
 
         Raises:
             ConnectionFailedError: No connection.
@@ -166,6 +170,8 @@ class Http:
         sent = dict(headers or {})
         check_url(url)
         for _ in range(MAX_REDIRECTS + 1):
+            if public_only:
+                _check_public(url)
             response = self._send(method, url, sent, body, tls)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
@@ -260,6 +266,19 @@ class _Adapter(HTTPAdapter):
 def _system_trust() -> str | bool:
     """Return the machine's own trust store, where companies add their CAs; else the one that requests brings."""
     return next((path for path in _TRUST_STORES if Path(path).is_file()), True)
+
+
+def _check_public(url: str) -> None:
+    """Refuse a URL that could make us ask a machine of the inner network something."""
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        raise UnexpectedAnswerError(f"{redact(url)} is not https, so it is not asked")
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectionFailedError(f"the host name in {redact(url)} does not resolve") from error
+    if not all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_global for address in found):
+        raise UnexpectedAnswerError(f"{redact(url)} lies at a private address, so it is not asked")
 
 
 def _check_redirect(url: str, target: str) -> None:

@@ -65,6 +65,15 @@ class Descriptor:
             return {}
         return {key: text for key, text in value.items() if isinstance(text, str)}
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where a foreign layer lies, if this is one.
+
+        Source: image-spec descriptor.md, "urls"; layer.md, "Non-Distributable Layers".
+        """
+        value = self.raw.get("urls")
+        return tuple(url for url in value if isinstance(url, str)) if isinstance(value, list) else ()
+
     def to_dict(self) -> dict[str, Any]:
         """Return the descriptor as JSON: unchanged if it was read, else its three fields."""
         return self.raw or {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}

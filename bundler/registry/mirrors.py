@@ -10,9 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from bundler.errors import AirgapSyncError, IntegrityError, NotFoundError
+from bundler.net import Http
 from bundler.oci.content import BlobStream
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
+from bundler.registry.foreign import open_foreign
 from bundler.registry.repository import Repository
 
 Result = TypeVar("Result")
@@ -26,10 +28,12 @@ class MirroredRepository:
 
     Args:
         repositories: The same content at each endpoint, in the order to try; at least one.
+        http: For the URLs of foreign layers.
     """
 
-    def __init__(self, repositories: list[Repository]) -> None:
+    def __init__(self, repositories: list[Repository], http: Http) -> None:
         self._repositories = repositories
+        self._http = http
 
     def head_manifest(self, reference: str) -> tuple[Digest, str] | None:
         """Return digest and media type of what a tag stands for; None if no endpoint has it."""
@@ -48,17 +52,35 @@ class MirroredRepository:
 
     @contextmanager
     def open_blob(self, blob: Descriptor, offset: int = 0) -> Iterator[BlobStream]:
-        """Open a blob at the first endpoint that has it."""
+        """Open a blob at the first endpoint that has it; a foreign layer that none has, at its URLs."""
 
-        def enter(repository: Repository) -> tuple[AbstractContextManager[BlobStream], BlobStream]:
-            context = repository.open_blob(blob, offset)
+        def enter(context: AbstractContextManager[BlobStream]) -> tuple[AbstractContextManager[BlobStream], BlobStream]:
             return context, context.__enter__()
 
-        context, stream = self._first(enter)
+        try:
+            context, stream = self._first(lambda repository: enter(repository.open_blob(blob, offset)))
+        except NotFoundError as error:
+            if not blob.urls:
+                raise
+            context, stream = self._foreign(blob, error, enter)
         try:
             yield stream
         finally:
             context.__exit__(None, None, None)
+
+    def _foreign(
+        self,
+        blob: Descriptor,
+        missing: NotFoundError,
+        enter: Callable[[AbstractContextManager[BlobStream]], Result],
+    ) -> Result:
+        errors: list[AirgapSyncError] = [missing]
+        for url in blob.urls:
+            try:
+                return enter(open_foreign(self._http, url, blob))
+            except AirgapSyncError as error:
+                errors.append(error)
+        raise _combined(errors)
 
     def _first(self, ask: Callable[[Repository], Result]) -> Result:
         reachable = [r for r in self._repositories if r.client.unreachable is None]

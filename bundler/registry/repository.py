@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
-from typing import IO, Self, cast
+from typing import IO, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from bundler.errors import (
@@ -33,6 +33,7 @@ from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.oci.manifest import MAX_MANIFEST_BYTES
 from bundler.registry.auth import Scope
+from bundler.registry.body import BodyStream, UploadBody
 from bundler.registry.client import RegistryClient
 from bundler.url import redact, resolve
 
@@ -130,7 +131,7 @@ class Repository:
                 raise SizeMismatchError(
                     f"{self._place} announces {int(length) + start} bytes for {blob.digest}, not {blob.size}"
                 )
-            yield _ResponseStream(response, start)
+            yield BodyStream(response, start)
 
     def has_blob(self, blob: Descriptor) -> bool:
         """Tell whether this repository has a blob of this digest and size.
@@ -195,7 +196,7 @@ class Repository:
         url = self._upload_url(session.url, location)
         url += ("&" if "?" in url else "?") + f"digest={blob.digest}"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
-        with _UploadBody(blob, opener, on_bytes) as body:
+        with UploadBody(blob, opener, on_bytes) as body:
             # requests would send an empty file object in chunks, which registries refuse.
             content = cast("IO[bytes]", body) if blob.size else b""
             response = self.client.send("PUT", url, scopes=self._scopes, accept=(201,), headers=headers, body=content)
@@ -254,69 +255,6 @@ class Repository:
         # A registry may store a sha512 upload under sha256: only digests of one algorithm can be compared.
         if stated and stated.algorithm == digest.algorithm and stated != digest:
             raise DigestMismatchError(f"{self._place} stored {stated} where {digest} was sent")
-
-
-class _ResponseStream:
-    """The body of an answer as a BlobStream."""
-
-    def __init__(self, response: Response, offset: int) -> None:
-        self._response = response
-        self.offset = offset
-
-    def read(self, size: int, /) -> bytes:
-        return self._response.read(size)
-
-
-class _UploadBody:
-    """A blob as a request body of known length, which can be rewound for another try."""
-
-    def __init__(self, blob: Descriptor, opener: Opener, on_bytes: Callable[[int], None]) -> None:
-        self._blob = blob
-        self._opener = opener
-        self._on_bytes = on_bytes
-        self._context: AbstractContextManager[BlobStream] | None = None
-        self._stream: BlobStream | None = None
-        self._sent = 0
-        self._committed = False
-
-    def __len__(self) -> int:
-        return self._blob.size
-
-    def read(self, size: int = -1, /) -> bytes:
-        if self._stream is None:
-            self._context = self._opener(0)
-            self._stream = self._context.__enter__()
-        data = self._stream.read(size if size > 0 else self._blob.size)
-        self._sent += len(data)
-        self._on_bytes(len(data))
-        return data
-
-    def tell(self) -> int:
-        return self._sent
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        if (offset, whence) != (0, 0):
-            raise ValueError("an upload can only be rewound to its start")
-        self._close()
-        return 0
-
-    def committed(self) -> None:
-        """Note that the registry has the blob: what was counted stays counted."""
-        self._committed = True
-
-    def _close(self) -> None:
-        if self._context is not None:
-            self._context.__exit__(None, None, None)
-        self._context = self._stream = None
-        if not self._committed:
-            self._on_bytes(-self._sent)
-        self._sent = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._close()
 
 
 def _stated_digest(response: Response) -> Digest | None:

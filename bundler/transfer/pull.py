@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from bundler.bundle.imageset import ResolvedImage, WantedImage
 from bundler.bundle.selection import Wanted
-from bundler.errors import AirgapSyncError, BadOutputError, CapacityError
+from bundler.errors import AirgapSyncError, BadOutputError, CapacityError, DiskFullError
+from bundler.files import free_bytes
 from bundler.layout.store import Layout
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
@@ -92,6 +93,8 @@ class Puller:
         self._blobs: dict[Digest, _Blob] = {}
         self._trusted: set[Digest] = set()
         self._turns: dict[Digest, threading.Lock] = {}
+        self._needed: dict[Digest, int] = {}
+        self._free_bytes = free_bytes(layout.directory)
 
     def pull(self, images: Sequence[WantedImage]) -> list[PulledImage]:
         """Pull all images; failures are in the result.
@@ -133,6 +136,7 @@ class Puller:
             self._failed(image, error, crews)
             return
         with self._lock:
+            self._reserve(image.resolved.content.blobs)
             image.waiting.clear()
             for descriptor in image.resolved.content.blobs:
                 blob = self._blobs.get(descriptor.digest)
@@ -145,6 +149,22 @@ class Puller:
             finished = not image.waiting
         if finished:
             self._finished(image)
+
+    def _reserve(self, blobs: Iterable[Descriptor]) -> None:
+        """Count what is still to come, and stop as soon as it is known not to fit.
+
+        Raises:
+            DiskFullError: The images whose manifests are known need more than was free at the start.
+        """
+        for blob in blobs:
+            if blob.digest not in self._needed:
+                self._needed[blob.digest] = 0 if self._layout.has_blob(blob) else blob.size
+        needed = sum(self._needed.values())
+        if needed > self._free_bytes:
+            raise DiskFullError(
+                f"{self._layout.directory} has room for {people_bytes(self._free_bytes)}, and at least "
+                f"{people_bytes(needed)} are still to be fetched"
+            )
 
     def _bring(self, blob: _Blob, crews: tuple[Crew, Crew]) -> None:
         """Fetch a blob for all images that wait for it, from the first repository that can give it."""

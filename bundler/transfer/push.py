@@ -14,7 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from bundler.errors import AirgapSyncError, BlobMissingError, SizeMismatchError
+from bundler.errors import (
+    AirgapSyncError,
+    BlobMissingError,
+    ForeignLayersRefusedError,
+    ServerError,
+    SizeMismatchError,
+    UnexpectedAnswerError,
+)
 from bundler.layout.store import Layout
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
@@ -142,7 +149,20 @@ class Pusher:
             image.bytes_sent += sent
 
     def put_manifests(self, image: PushImage) -> None:
-        """Store children by digest, then the root under its tag."""
+        """Store children by digest, then the root under its tag.
+
+        Raises:
+            ForeignLayersRefusedError: The target refuses a manifest that has foreign layers.
+            AirgapSyncError: It refuses for another reason.
+        """
+        try:
+            self._put_manifests(image)
+        except (ServerError, UnexpectedAnswerError) as error:
+            if any(blob.urls for blob in image.content.blobs):
+                raise ForeignLayersRefusedError(f"{error.message}; the image has foreign layers") from error
+            raise
+
+    def _put_manifests(self, image: PushImage) -> None:
         repository = self._repository(image.repository)
         root = image.content.root
         for manifest in image.content.manifests[:-1]:

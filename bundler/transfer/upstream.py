@@ -51,7 +51,8 @@ class Upstream:
             [
                 Repository(self._client(endpoint, reference.registry), endpoint.repository(reference.repository))
                 for endpoint in self._registries.endpoints_for(reference.registry)
-            ]
+            ],
+            self._http,
         )
 
     def _client(self, endpoint: FileEndpoint, registry: str) -> RegistryClient:
