@@ -51,7 +51,9 @@ _TRUST_STORES = (
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 )
-_SEND_BLOCK_BYTES = 1024 * 1024
+_SEND_BLOCK_BYTES = 256 * 1024
+_SEND_BLOCK_S = 60.0
+_WORTH_DRAINING_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,11 @@ class Response:
                 return b""
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end, else drop it."""
+        """Give the connection back if little or nothing of the body is left, else drop it."""
+        length = number(self.headers.get("Content-Length", ""))
+        small = length is not None and length <= _WORTH_DRAINING_BYTES
+        if self._inner.request.method == "HEAD" or small:
+            self.raw.drain_conn()
         self._inner.close()
 
     def __enter__(self) -> Self:
@@ -149,6 +155,7 @@ class Http:
         body: bytes | IO[bytes] | None = None,
         tls: Tls | None = None,
         public_only: bool = False,
+        read_s: float | None = None,
     ) -> Response:
         """Send one request and follow its redirects.
 
@@ -159,6 +166,7 @@ class Http:
             body: Bytes, or a seekable file object with a length, which is rewound for a redirect.
             tls: How to trust the server, also after a redirect to another host.
             public_only: Refuse every hop that is not https to a public address: for URLs that content names.
+            read_s: Seconds to wait for the answer, where the usual are too few.
 
         Raises:
             ConnectionFailedError: No connection.
@@ -172,7 +180,7 @@ class Http:
         for _ in range(MAX_REDIRECTS + 1):
             if public_only:
                 _check_public(url)
-            response = self._send(method, url, sent, body, tls)
+            response = self._send(method, url, sent, body, tls, read_s)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
                 return response
@@ -180,7 +188,12 @@ class Http:
             target = resolve(url, location)
             _check_redirect(url, target)
             if not same_origin(url, target):
+                if isinstance(body, bytes) and body:
+                    # A form may hold a token, and a manifest has no business elsewhere.
+                    raise UnexpectedAnswerError(f"{redact(url)} redirects a {method} to another host")
                 sent.pop("Authorization", None)
+                # Another host is trusted as usual, and learns nothing of who we are.
+                tls = Tls(ca_file=tls.ca_file) if tls else None
             if response.status in (301, 302, 303) and method not in ("GET", "HEAD"):
                 raise UnexpectedAnswerError(f"{redact(url)} answered {method} with a redirect that drops the body")
             if body is not None and not isinstance(body, bytes):
@@ -202,6 +215,7 @@ class Http:
         headers: Mapping[str, str],
         body: bytes | IO[bytes] | None,
         tls: Tls | None,
+        read_s: float | None,
     ) -> Response:
         tls = tls or Tls()
         if tls.skip_verify:
@@ -216,7 +230,7 @@ class Http:
                 data=body,
                 stream=True,
                 allow_redirects=False,
-                timeout=(self._timeouts.connect_s, self._timeouts.read_s),
+                timeout=(self._timeouts.connect_s, read_s or self._timeouts.read_s),
                 verify=verify,
                 cert=cert,
             )
@@ -256,10 +270,38 @@ class _Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    """Sends bodies in large blocks; http.client's 16 KiB make Python the bottleneck."""
+    """Sends bodies in large blocks (http.client's 16 KiB make Python the bottleneck), however slowly they leave."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, blocksize=_SEND_BLOCK_BYTES)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+
+class _PatientHttp(urllib3.connection.HTTPConnection):
+    """The time to connect is not the time that a block may take to leave, which urllib3 makes of it."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(_SEND_BLOCK_S)
+
+
+class _PatientHttps(urllib3.connection.HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(_SEND_BLOCK_S)
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _PatientHttp
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _PatientHttps
+
+
+def number(text: str) -> int | None:
+    """Return a header's non-negative number; None if it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None  # noqa: PLR2004 - 64 bits
 
 
 @cache

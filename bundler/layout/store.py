@@ -137,6 +137,13 @@ class Layout:
         found = self.stat_blob(blob.digest)
         return found is not None and found.size == blob.size
 
+    def partial_bytes(self, blob: Descriptor) -> int:
+        """Return how much of a blob an unfinished transfer has left, in bytes."""
+        try:
+            return min(os.lstat(self._partial(blob.digest)).st_size, blob.size)
+        except OSError:
+            return 0
+
     def verify_blob(self, blob: Descriptor) -> bool:
         """Tell whether a blob is there with the right bytes, reading all of them."""
         try:
@@ -160,8 +167,6 @@ class Layout:
             while chunk := stream.read(CHUNK_BYTES):
                 data += chunk
         return bytes(data)
-
-    get_manifest = read_manifest
 
     def open_blob(self, blob: Descriptor, offset: int = 0) -> AbstractContextManager[BlobStream]:
         """Open a blob; reading to its end raises unless its bytes are right.
@@ -233,7 +238,7 @@ class Layout:
             AirgapSyncError: Whatever the source raises.
         """
         path = self._path(blob.digest)
-        partial = path.with_name(f".{blob.digest.hex}.partial")
+        partial = self._partial(blob.digest)
         with disk_errors(str(path)):
             path.parent.mkdir(exist_ok=True)
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -294,6 +299,9 @@ class Layout:
 
     def _path(self, digest: Digest) -> Path:
         return self.directory / "blobs" / digest.algorithm / digest.hex
+
+    def _partial(self, digest: Digest) -> Path:
+        return self._path(digest).with_name(f".{digest.hex}.partial")
 
     def _read_file(self, name: str, limit: int) -> bytes:
         path = self.directory / name

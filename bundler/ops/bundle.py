@@ -20,7 +20,6 @@ from bundler.bundle.lock import BundleLock, FailedImage, LockedImage
 from bundler.bundle.selection import Wanted
 from bundler.bundle.store import LOCK_NAME, is_bundle_lock, read_lock
 from bundler.errors import (
-    AirgapSyncError,
     IntegrityError,
     NotABundleError,
     PartialError,
@@ -28,9 +27,7 @@ from bundler.errors import (
     StrictWarningError,
 )
 from bundler.files import disk_errors, exclusive_lock, write_atomic
-from bundler.layout.check import read_image
 from bundler.layout.store import Layout, Root
-from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.oci.platform import Platform
 from bundler.oci.reference import Reference
@@ -116,6 +113,7 @@ def make_bundle(
         layout = Layout(directory)
         layout.create()
         journal = Journal(directory / STATE_NAME / "journal")
+        pulled = [PulledImage(image) for image in selected.images]
         try:
             puller = Puller(
                 layout=layout,
@@ -127,15 +125,17 @@ def make_bundle(
                 ask_first=not fresh,
                 fail_fast=options.fail_fast,
             )
-            pulled = puller.pull(selected.images)
+            puller.pull(pulled)
         finally:
             journal.close()
-        _record(report, pulled, old)
+            _record(report, pulled, old)
         if options.fail_fast and report.failed:
             raise PartialError(f"stopped at the first failed image; the bundle in {directory} was not changed")
         if options.strict and report.warnings:
             raise StrictWarningError(report.warnings[0])
         whole = [image.resolved for image in pulled if image.resolved and image.done]
+        if old is not None and not whole:
+            raise PartialError(f"all {len(pulled)} images failed; the bundle in {directory} stands as it was")
         lock = BundleLock(
             request=selected.request,
             releases=selected.releases,
@@ -147,7 +147,7 @@ def make_bundle(
         layout.write_index(_roots(whole))
         write_atomic(directory / LOCK_NAME, raw)
         report.lock_digest = Digest.of(raw)
-        _remove_unlisted(layout, pulled, old, report)
+        _remove_unlisted(layout, pulled, report)
         _sum_up(report, whole)
         if lock.failed:
             raise PartialError(
@@ -190,6 +190,9 @@ def _is_free(directory: Path) -> bool:
         raise NotABundleError(f"{directory} is not a directory") from error
     except OSError as error:
         raise NotABundleError(f"{directory} cannot be read: {error.strerror}") from error
+    for path in (directory / STATE_NAME, directory / "blobs", *(directory / "blobs").glob("*")):
+        if path.is_symlink():
+            raise NotABundleError(f"{path} is a symbolic link; what it leads to may be somebody else's")
     if names and STATE_NAME not in names and not ("oci-layout" in names and is_bundle_lock(directory)):
         raise NotABundleError(f"{directory} is not empty and holds no bundle of airgap-sync; nothing was touched")
     return not names
@@ -272,27 +275,16 @@ def _roots(images: list[ResolvedImage]) -> list[Root]:
     ]
 
 
-def _remove_unlisted(layout: Layout, pulled: list[PulledImage], old: BundleLock | None, report: Report) -> None:
+def _remove_unlisted(layout: Layout, pulled: list[PulledImage], report: Report) -> None:
     """Remove what the new lock does not name, so that nothing unlisted crosses the gap.
 
-    What has been fetched for failed images stays: the next run needs it.
+    While an image is missing nothing is removed: what an earlier run fetched of it would have to be fetched again.
     """
     kept: set[Digest] = set()
-    failed = {str(image.wanted.reference) for image in pulled if image.error}
     for image in pulled:
-        if image.resolved:
-            kept |= {image.resolved.upstream, *image.resolved.content.digests()}
-    for locked in old.images if old else ():
-        if str(locked.reference) in failed:
-            kept |= _closure(layout, locked)
+        if image.resolved is None or not image.done:
+            return
+        kept |= {image.resolved.upstream, *image.resolved.content.digests()}
     count, size = layout.remove_except(kept)
     report.facts["removed_files"] = count
     report.facts["removed_bytes"] = size
-
-
-def _closure(layout: Layout, locked: LockedImage) -> set[Digest]:
-    root = Descriptor(locked.media_type, locked.digest, locked.size_bytes)
-    try:
-        return {locked.upstream_digest, *read_image(layout, root).digests()}
-    except AirgapSyncError:
-        return set()

@@ -27,6 +27,7 @@ from bundler.registry.client import RegistryClient
 from bundler.report import ImageOutcome, Report
 from bundler.transfer.plan import Action, ImagePlan, PushImage, TransferPlan, make_plan
 from bundler.transfer.push import PushedImage, Pusher
+from bundler.transfer.survey import Survey
 
 logger = logging.getLogger(__name__)
 
@@ -104,36 +105,62 @@ def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress
     """
     bundle = load_bundle(options)
     report.lock_digest = bundle.lock_digest
-    missing = bundle.lock.failed if bundle.lock else ()
-    for lacking in missing:
-        text = f"the bundle is incomplete: {lacking.reference} is missing ({lacking.error})"
-        report.warnings.append(text)
-        logger.warning(text)
+    _tell(report, bundle)
     place = Digest.of(f"{options.target.host}/{options.target.prefix}".encode())
     with exclusive_lock(options.state / f"push-{place.short}.lock", str(options.target)):
         pusher = Pusher(bundle.layout, client, jobs=options.jobs, progress=progress)
-        survey = pusher.survey(bundle.images)
-        if bundle.images and len(survey.failed) == len(bundle.images):
+        failed = {image: lacks for image in bundle.images if (lacks := pusher.missing(image))}
+        whole = [image for image in bundle.images if image not in failed]
+        survey = Survey(client)
+        try:
+            survey.ask(whole, options.jobs)
+        except AirgapSyncError as error:
+            report.images += [_outcome(options.target, image, "failed", error=error) for image in whole]
+            raise
+        failed |= survey.failed
+        for image, why in failed.items():
+            report.images.append(_outcome(options.target, image, "failed", error=why))
+            progress.image_done(f"failed: {image.reference}: {why.message}")
+        if whole and len(survey.failed) == len(whole):
             raise next(iter(survey.failed.values()))
-        plan = make_plan([image for image in bundle.images if image not in survey.failed], survey.existing)
-        for image, error in survey.failed.items():
-            report.images.append(_outcome(options.target, image, "failed", error=error))
-            progress.image_done(f"failed: {image.reference}: {error.message}")
+        plan = make_plan([image for image in whole if image not in failed], survey.existing)
         report.facts["bytes_to_send"] = plan.bytes_of(Action.UPLOAD)
         report.facts["bytes_to_mount"] = plan.bytes_of(Action.MOUNT)
         if options.dry_run:
             report.facts["plan"] = plan_to_dict(plan, options.target)
             report.images += [_planned(options.target, image) for image in plan.images]
         else:
-            report.images += [_pushed(options.target, image) for image in pusher.execute(plan)]
+            pushed = [PushedImage(image) for image in plan.images]
+            try:
+                pusher.execute(plan, pushed)
+            finally:
+                report.images += [_pushed(options.target, image) for image in pushed]
     report.images.sort(key=lambda image: str(image.reference))
     if report.failed:
         raise PartialError(f"{len(report.failed)} of {len(report.images)} images failed")
-    if missing:
+    if bundle.lock and bundle.lock.failed:
         raise PartialError(
-            f"everything in the bundle is at {options.target}, but the bundle lacks {len(missing)} of its images",
+            f"the bundle lacks {len(bundle.lock.failed)} of its images; the others are "
+            + ("planned, and nothing was sent" if options.dry_run else f"at {options.target}"),
             hint="Complete the bundle on the connected side: run the same `bundle` command again.",
         )
+
+
+def _tell(report: Report, bundle: LoadedBundle) -> None:
+    """Say what the bundle does not hold."""
+    if bundle.lock is None:
+        report.notices.append("there is no bundle.lock.json, so whether the bundle is complete is not known")
+        logger.info(report.notices[-1])
+        return
+    texts = [f"the bundle is incomplete: {image.reference} is missing ({image.error})" for image in bundle.lock.failed]
+    texts += [
+        f"{image.reference} is in the bundle, but not for {', '.join(image.platforms_missing)}"
+        for image in bundle.lock.images
+        if image.platforms_missing
+    ]
+    for text in texts:
+        report.warnings.append(text)
+        logger.warning(text)
 
 
 def plan_to_dict(plan: TransferPlan, target: Target) -> list[dict[str, Any]]:
@@ -202,7 +229,7 @@ def _planned(target: Target, plan: ImagePlan) -> ImageOutcome:
 
 def _pushed(target: Target, image: PushedImage) -> ImageOutcome:
     done = "up-to-date" if image.plan.up_to_date else "pushed"
-    outcome = "failed" if image.error is not None else done
+    outcome = "failed" if image.error else done if image.done else "not-done"
     return _outcome(
         target,
         image.plan.image,

@@ -23,13 +23,17 @@ from bundler.errors import (
     UnexpectedAnswerError,
     one_line,
 )
-from bundler.net import Http, Response
+from bundler.net import Http, Response, number
 from bundler.registry.auth import Authorizer, Scope
 from bundler.registry.endpoint import Endpoint
 from bundler.registry.retry import retrying
 from bundler.url import redact, same_origin
 
 Result = TypeVar("Result")
+
+
+#: How long a host that could not be connected to is left alone.
+QUIET_S = 10.0
 
 
 class RegistryClient:
@@ -46,6 +50,7 @@ class RegistryClient:
         self._authorizer = Authorizer(endpoint, http)
         #: The last failure to connect, while no later request got through.
         self.unreachable: ConnectionFailedError | None = None
+        self._ask_again = 0.0
 
     def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """Return the URL of an API path such as ``library/busybox/tags/list``."""
@@ -53,6 +58,29 @@ class RegistryClient:
         if self.endpoint.namespace:
             fields["ns"] = self.endpoint.namespace
         return f"{self.endpoint.api_url}/{path}" + (f"?{urlencode(fields)}" if fields else "")
+
+    def check_api(self) -> None:
+        """Make sure that this is a registry and that it knows us.
+
+        Source: distribution-spec, "Determining Support": GET /v2/.
+
+        Raises:
+            AuthError: Refused.
+            UnexpectedAnswerError: Something else answers here.
+        """
+
+        def operation() -> None:
+            response = self.send("GET", self.url(""), scopes=(), accept=(HTTPStatus.OK, HTTPStatus.NOT_FOUND))
+            page = response.headers.get("Content-Type", "").startswith("text/html")
+            response.close()
+            if page or response.status == HTTPStatus.NOT_FOUND:
+                what = "a web page" if page else "404"
+                raise UnexpectedAnswerError(
+                    f"{redact(response.url)} answered {what}: this is not a registry",
+                    hint="Check the host and port of the target, and that no proxy or login page stands before it.",
+                )
+
+        self.retrying(operation)
 
     def send(
         self,
@@ -63,6 +91,7 @@ class RegistryClient:
         accept: tuple[int, ...],
         headers: Mapping[str, str] | None = None,
         body: bytes | IO[bytes] | None = None,
+        read_s: float | None = None,
     ) -> Response:
         """Send one request, once more after a 401, and return an answer whose status is in ``accept``.
 
@@ -73,19 +102,20 @@ class RegistryClient:
             accept: The statuses that the caller understands.
             headers: More headers.
             body: Bytes, or a file object that can be rewound.
+            read_s: Seconds to wait for the answer, where the usual are too few.
 
         Raises:
             AuthError: Refused.
             RegistryUnavailableError: Not reachable, or another answer than those accepted.
         """
-        response = self._once(method, url, scopes, headers, body)
+        response = self._once(method, url, scopes, headers, body, read_s)
         # A 401 of another host, met through a redirect or an upload Location, is not this registry's challenge.
         if response.status == HTTPStatus.UNAUTHORIZED and same_origin(response.url, self.endpoint.api_url):
             self._authorizer.challenged(response, scopes, response.authorization)
             response.close()
             if body is not None and not isinstance(body, bytes):
                 body.seek(0)
-            response = self._once(method, url, scopes, headers, body)
+            response = self._once(method, url, scopes, headers, body, read_s)
         self.unreachable = None
         if response.status in accept:
             return response
@@ -97,10 +127,12 @@ class RegistryClient:
         Raises:
             AirgapSyncError: The last failure.
         """
+        if self.unreachable and time.monotonic() < self._ask_again:
+            raise self.unreachable
         try:
             return retrying(operation)
         except ConnectionFailedError as error:
-            self.unreachable = error
+            self.unreachable, self._ask_again = error, time.monotonic() + QUIET_S
             raise
 
     def _once(
@@ -110,13 +142,16 @@ class RegistryClient:
         scopes: tuple[Scope, ...],
         headers: Mapping[str, str] | None,
         body: bytes | IO[bytes] | None,
+        read_s: float | None,
     ) -> Response:
         sent = dict(headers or {})
         own = same_origin(url, self.endpoint.api_url)
         authorization = self._authorizer.header(scopes) if own else None
         if authorization:
             sent["Authorization"] = authorization
-        return self._http.request(method, url, headers=sent, body=body, tls=self.endpoint.tls if own else None)
+        return self._http.request(
+            method, url, headers=sent, body=body, tls=self.endpoint.tls if own else None, read_s=read_s
+        )
 
     def _error(self, method: str, response: Response) -> AirgapSyncError:
         status, where = response.status, redact(response.url)
@@ -131,8 +166,10 @@ class RegistryClient:
             message += f"; it asks to wait {pause_s:.0f} s" if pause_s else ""
             kind = TooManyRequestsError if status == HTTPStatus.TOO_MANY_REQUESTS else ServerError
             return kind(message, context={"retry_after_s": pause_s})
-        if status == HTTPStatus.BAD_REQUEST and "HTTPS server" in words:
-            return UnexpectedAnswerError(message, hint="This port speaks TLS: write https:// or leave the scheme out.")
+        if status == HTTPStatus.BAD_REQUEST and response.url.startswith("http:"):
+            return UnexpectedAnswerError(
+                message, hint="If this port speaks TLS, write https:// or leave the scheme out."
+            )
         return UnexpectedAnswerError(message)
 
 
@@ -145,7 +182,7 @@ def _registry_words(body: bytes) -> str:
             for item in errors
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        words = body.decode(errors="replace")
+        words = "a web page" if body.lstrip()[:1] == b"<" else body.decode(errors="replace")
     return one_line(words).strip()[:200]
 
 
@@ -155,8 +192,8 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
     Source: RFC 9110 section 10.2.3 (seconds or an HTTP date).
     """
     text = headers.get("Retry-After", "").strip()
-    if text.isdigit():
-        return float(text)
+    if (seconds := number(text)) is not None:
+        return float(seconds)
     if text:
         from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rare
 

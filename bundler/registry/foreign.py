@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
-from bundler.errors import BlobUnknownError
+from bundler.errors import BlobUnknownError, ServerError
 from bundler.net import Http
 from bundler.oci.content import BlobStream
 from bundler.oci.descriptor import Descriptor
@@ -30,6 +30,8 @@ def open_foreign(http: Http, url: str, blob: Descriptor) -> Iterator[BlobStream]
     """
     response = http.request("GET", url, public_only=True)
     with response:
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise ServerError(f"{redact(url)} answered {response.status} for the foreign layer {blob.digest}")
         if response.status != HTTPStatus.OK:
             raise BlobUnknownError(f"{redact(url)} answered {response.status} for the foreign layer {blob.digest}")
         yield BodyStream(response, 0)

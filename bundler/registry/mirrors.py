@@ -5,7 +5,7 @@ Source: containerd docs/hosts.md: hosts are tried in the order they are written,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
@@ -34,6 +34,9 @@ class MirroredRepository:
     def __init__(self, repositories: list[Repository], http: Http) -> None:
         self._repositories = repositories
         self._http = http
+        #: By blob: endpoints not to ask for it again, and the one asked last.
+        self._skipped: dict[Digest, set[int]] = {}
+        self._served: dict[Digest, int] = {}
 
     def head_manifest(self, reference: str) -> tuple[Digest, str] | None:
         """Return digest and media type of what a tag stands for; None if no endpoint has it."""
@@ -57,8 +60,13 @@ class MirroredRepository:
         def enter(context: AbstractContextManager[BlobStream]) -> tuple[AbstractContextManager[BlobStream], BlobStream]:
             return context, context.__enter__()
 
+        def ask(repository: Repository) -> tuple[AbstractContextManager[BlobStream], BlobStream]:
+            opened = enter(repository.open_blob(blob, offset))
+            self._served[blob.digest] = self._repositories.index(repository)
+            return opened
+
         try:
-            context, stream = self._first(lambda repository: enter(repository.open_blob(blob, offset)))
+            context, stream = self._first(ask, self._skipped.get(blob.digest, set()))
         except NotFoundError as error:
             if not blob.urls:
                 raise
@@ -67,6 +75,15 @@ class MirroredRepository:
             yield stream
         finally:
             context.__exit__(None, None, None)
+
+    def skip_endpoint(self, blob: Descriptor) -> bool:
+        """Do not ask the endpoint that a blob came from last for it again; False if there is no other."""
+        served = self._served.pop(blob.digest, None)
+        skipped = self._skipped.setdefault(blob.digest, set())
+        if served is None or len(skipped) + 1 >= len(self._repositories):
+            return False
+        skipped.add(served)
+        return True
 
     def _foreign(
         self,
@@ -82,10 +99,12 @@ class MirroredRepository:
                 errors.append(error)
         raise _combined(errors)
 
-    def _first(self, ask: Callable[[Repository], Result]) -> Result:
+    def _first(self, ask: Callable[[Repository], Result], skipped: Collection[int] = ()) -> Result:
         reachable = [r for r in self._repositories if r.client.unreachable is None]
         errors: list[AirgapSyncError] = []
-        for repository in self._repositories:
+        for number, repository in enumerate(self._repositories):
+            if number in skipped:
+                continue
             if reachable and repository.client.unreachable is not None:
                 errors.append(repository.client.unreachable)
                 continue

@@ -26,7 +26,7 @@ from bundler.errors import (
     SizeMismatchError,
     UnexpectedAnswerError,
 )
-from bundler.net import Response
+from bundler.net import Response, number
 from bundler.oci import mediatype
 from bundler.oci.content import BlobStream, Opener
 from bundler.oci.descriptor import Descriptor
@@ -38,6 +38,7 @@ from bundler.registry.client import RegistryClient
 from bundler.url import redact, resolve
 
 _ACCEPT = ", ".join(mediatype.ACCEPT)
+_COMMIT_BYTES_PER_S = 10_000_000
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 
 
@@ -64,11 +65,11 @@ class Repository:
         """
 
         def operation() -> tuple[Digest, str] | None:
-            response = self._send("HEAD", f"manifests/{reference}", (200, 404), {"Accept": _ACCEPT})
+            response = self._send("HEAD", f"manifests/{reference}", (200, 404, 405), {"Accept": _ACCEPT})
             response.close()
             if response.status == HTTPStatus.NOT_FOUND:
                 return None
-            digest = _stated_digest(response)
+            digest = _stated_digest(response) if response.status == HTTPStatus.OK else None
             if digest is None:
                 _, media_type, digest = self.get_manifest_by(reference)
                 return digest, media_type
@@ -127,9 +128,10 @@ class Repository:
                 raise BlobUnknownError(f"{self._place} has no blob {blob.digest}")
             start = _range_start(response) if response.status == HTTPStatus.PARTIAL_CONTENT else 0
             length = response.headers.get("Content-Length", "")
-            if length.isdigit() and int(length) != blob.size - start:
+            announced = number(length)
+            if announced is not None and announced != blob.size - start:
                 raise SizeMismatchError(
-                    f"{self._place} announces {int(length) + start} bytes for {blob.digest}, not {blob.size}"
+                    f"{self._place} announces {announced + start} bytes for {blob.digest}, not {blob.size}"
                 )
             yield BodyStream(response, start)
 
@@ -145,7 +147,7 @@ class Repository:
             response = self._send("HEAD", f"blobs/{blob.digest}", (200, 404), {})
             response.close()
             length = response.headers.get("Content-Length", "")
-            return response.status == HTTPStatus.OK and (not length.isdigit() or int(length) == blob.size)
+            return response.status == HTTPStatus.OK and number(length) in (None, blob.size)
 
         return self.client.retrying(operation)
 
@@ -199,7 +201,11 @@ class Repository:
         with UploadBody(blob, opener, on_bytes) as body:
             # requests would send an empty file object in chunks, which registries refuse.
             content = cast("IO[bytes]", body) if blob.size else b""
-            response = self.client.send("PUT", url, scopes=self._scopes, accept=(201,), headers=headers, body=content)
+            # Object storage copies the whole blob before it answers.
+            patience_s = 60.0 + blob.size / _COMMIT_BYTES_PER_S
+            response = self.client.send(
+                "PUT", url, scopes=self._scopes, accept=(201,), headers=headers, body=content, read_s=patience_s
+            )
             response.close()
             body.committed()
         self._check_digest(response, blob.digest)

@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
 from bundler.bundle.imageset import ResolvedImage, WantedImage
 from bundler.bundle.selection import Wanted
-from bundler.errors import AirgapSyncError, BadOutputError, CapacityError, DiskFullError
+from bundler.errors import (
+    AirgapSyncError,
+    AuthError,
+    BadOutputError,
+    CapacityError,
+    CompatibilityError,
+    DiskFullError,
+    IntegrityError,
+    RegistryUnavailableError,
+)
 from bundler.files import free_bytes
 from bundler.layout.store import Layout
 from bundler.oci.descriptor import Descriptor
@@ -32,6 +41,7 @@ from bundler.transfer.resolve import ImageSource, Resolver
 logger = logging.getLogger(__name__)
 
 MANIFEST_LANE = 2
+_FINAL = (AuthError, CompatibilityError)
 
 
 @dataclass(slots=True)
@@ -93,25 +103,25 @@ class Puller:
         self._blobs: dict[Digest, _Blob] = {}
         self._trusted: set[Digest] = set()
         self._turns: dict[Digest, threading.Lock] = {}
-        self._needed: dict[Digest, int] = {}
+        self._counted: set[Digest] = set()
+        self._needed_bytes = 0
         self._free_bytes = free_bytes(layout.directory)
 
-    def pull(self, images: Sequence[WantedImage]) -> list[PulledImage]:
-        """Pull all images; failures are in the result.
+    def pull(self, images: list[PulledImage]) -> None:
+        """Pull all images; what became of each stands in it, also if this raises.
 
         Raises:
             CapacityError: The disk is full: nothing more can be done.
             BadOutputError: The disk refuses: nothing more can be done.
         """
-        pulled = [PulledImage(image) for image in images]
-        self._round(pulled)
-        failed = [image for image in pulled if image.error is not None]
-        if failed and not self._fail_fast:
-            logger.info("trying the %d failed images once more", len(failed))
-            for image in failed:
+        self._round(images)
+        # A refusal or a wrong platform is the same a minute later, and a password must not be tried too often.
+        again = [image for image in images if image.error and not isinstance(image.error, _FINAL)]
+        if again and not self._fail_fast:
+            logger.info("trying %d of the failed images once more", len(again))
+            for image in again:
                 image.error = None
-            self._round(failed)
-        return pulled
+            self._round(again)
 
     # --- one round ------------------------------------------------------------------------------------------
 
@@ -142,6 +152,7 @@ class Puller:
                 blob = self._blobs.get(descriptor.digest)
                 if blob is None:
                     blob = self._blobs[descriptor.digest] = _Blob(descriptor, [])
+                    self._progress.expect(descriptor.size)
                     crews[1].submit(partial(self._bring, blob, crews), descriptor.size)
                 if not blob.done:
                     blob.takers.append((image, source))
@@ -157,13 +168,13 @@ class Puller:
             DiskFullError: The images whose manifests are known need more than was free at the start.
         """
         for blob in blobs:
-            if blob.digest not in self._needed:
-                self._needed[blob.digest] = 0 if self._layout.has_blob(blob) else blob.size
-        needed = sum(self._needed.values())
-        if needed > self._free_bytes:
+            if blob.digest not in self._counted:
+                self._counted.add(blob.digest)
+                self._needed_bytes += 0 if self._layout.has_blob(blob) else blob.size - self._layout.partial_bytes(blob)
+        if self._needed_bytes > self._free_bytes:
             raise DiskFullError(
                 f"{self._layout.directory} has room for {people_bytes(self._free_bytes)}, and at least "
-                f"{people_bytes(needed)} are still to be fetched"
+                f"{people_bytes(self._needed_bytes)} are still to be fetched"
             )
 
     def _bring(self, blob: _Blob, crews: tuple[Crew, Crew]) -> None:
@@ -176,6 +187,7 @@ class Puller:
                 if tried == len(blob.takers):
                     # An image that comes later starts anew, with its own repository.
                     del self._blobs[blob.descriptor.digest]
+                    self._progress.expect(-blob.descriptor.size)
                     return
                 image, source = blob.takers[tried]
             try:
@@ -185,6 +197,7 @@ class Puller:
                 raise
             except AirgapSyncError as error:
                 self._failed(image, error, crews)
+        self._progress.expect(-blob.descriptor.size)
         finished = []
         with self._lock:
             blob.done = True
@@ -217,12 +230,16 @@ class Puller:
         with self._lock:
             turn = self._turns.setdefault(descriptor.digest, threading.Lock())
         with turn:
-            if not self._have(descriptor):
-                self._receive(image, source, descriptor)
+            while not self._have(descriptor):
+                try:
+                    self._receive(image, source, descriptor)
+                except (IntegrityError, RegistryUnavailableError):
+                    # A mirror with damaged content, or one that always breaks, must not hide the next one.
+                    if not source.skip_endpoint(descriptor):
+                        raise
 
     def _receive(self, image: PulledImage, source: ImageSource, descriptor: Descriptor) -> None:
         received = 0
-        self._progress.expect(descriptor.size)
 
         def on_bytes(size: int) -> None:
             nonlocal received
@@ -234,14 +251,13 @@ class Puller:
                 lambda: self._layout.put_blob(
                     descriptor, lambda offset: source.open_blob(descriptor, offset), on_bytes
                 ),
-                lambda: received,
+                lambda: self._layout.partial_bytes(descriptor),
             )
-        except AirgapSyncError:
-            self._progress.expect(received - descriptor.size)
-            raise
         finally:
-            image.bytes_fetched += received
-        self._progress.expect(received - descriptor.size)
+            # What came twice, or was there already, is not what was expected.
+            self._progress.expect(received)
+            with self._lock:
+                image.bytes_fetched += received
         found = self._layout.stat_blob(descriptor.digest)
         if found is not None:
             self._journal.seal(descriptor.digest, found)

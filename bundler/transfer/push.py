@@ -1,4 +1,4 @@
-"""Pushing images to a target: a survey of what is there, then exactly the plan made from it.
+"""Pushing images to a target: exactly what the plan says.
 
 Invariants:
 
@@ -10,8 +10,8 @@ Invariants:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from bundler.errors import (
@@ -23,13 +23,12 @@ from bundler.errors import (
     UnexpectedAnswerError,
 )
 from bundler.layout.store import Layout
-from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.progress import Progress, people_bytes
 from bundler.registry.client import RegistryClient
 from bundler.registry.repository import Repository
 from bundler.transfer.crew import Crew
-from bundler.transfer.plan import Action, BlobStep, Existing, ImagePlan, PushImage, TransferPlan
+from bundler.transfer.plan import Action, BlobStep, ImagePlan, PushImage, TransferPlan
 
 
 @dataclass(slots=True)
@@ -41,14 +40,7 @@ class PushedImage:
     bytes_sent: int = 0
     bytes_mounted: int = 0
     waiting: int = 0
-
-
-@dataclass(slots=True)
-class Survey:
-    """What was found at the target, and the images for which that could not be found out."""
-
-    existing: Existing
-    failed: dict[PushImage, AirgapSyncError] = field(default_factory=dict)
+    done: bool = False
 
 
 class Pusher:
@@ -68,62 +60,17 @@ class Pusher:
         self._progress = progress
         self._lock = threading.Lock()
 
-    # --- survey ---------------------------------------------------------------------------------------------
-
-    def survey(self, images: Sequence[PushImage]) -> Survey:
-        """Ask the target what it has: one HEAD a name, then one HEAD a blob of the names that differ."""
-        tags: dict[tuple[str, str], Digest] = {}
-        blobs: dict[str, set[Digest]] = {}
-        survey = Survey(Existing({}, {}))
-
-        def guarded(image: PushImage, step: Callable[[], None]) -> None:
-            try:
-                step()
-            except AirgapSyncError as error:
-                with self._lock:
-                    survey.failed.setdefault(image, error)
-
-        def head(image: PushImage) -> None:
-            found = self._repository(image.repository).head_manifest(image.tag)
-            if found is not None:
-                tags[image.repository, image.tag] = found[0]
-
-        def head_blob(image: PushImage, blob: Descriptor) -> None:
-            if self._repository(image.repository).has_blob(blob):
-                with self._lock:
-                    blobs.setdefault(image.repository, set()).add(blob.digest)
-
-        with Crew(self._jobs) as crew:
-            for image in images:
-                crew.submit(partial(guarded, image, partial(head, image)))
-            crew.wait()
-            survey.existing = Existing(tags, {})
-            asked: set[tuple[str, Digest]] = set()
-            for image in images:
-                if survey.existing.has_image(image) or image in survey.failed:
-                    continue
-                for blob in image.content.blobs:
-                    if (image.repository, blob.digest) not in asked:
-                        asked.add((image.repository, blob.digest))
-                        crew.submit(partial(guarded, image, partial(head_blob, image, blob)))
-            crew.wait()
-        survey.existing = Existing(tags, {name: frozenset(found) for name, found in blobs.items()})
-        return survey
-
     # --- execution ------------------------------------------------------------------------------------------
 
-    def execute(self, plan: TransferPlan) -> list[PushedImage]:
-        """Do what the plan says; failures are in the result."""
-        pushed = [PushedImage(image) for image in plan.images]
+    def execute(self, plan: TransferPlan, pushed: list[PushedImage]) -> None:
+        """Do what the plan says; what became of each image stands in ``pushed``, also if this raises."""
         self._progress.expect(plan.bytes_of(Action.UPLOAD))
         with Crew(self._jobs) as crew:
             _Execution(self, crew, pushed).start()
             crew.wait()
-        return pushed
 
     def put_blob(self, image: PushedImage, step: BlobStep, source: str | None) -> None:
         """Bring one blob into an image's repository: mounted from ``source`` if that is granted, else sent."""
-        self._check_present(step.blob)
         repository = self._repository(image.plan.image.repository)
         if source is not None and repository.mount_blob(step.blob, source):
             with self._lock:
@@ -178,14 +125,18 @@ class Pusher:
     def _repository(self, name: str) -> Repository:
         return Repository(self._client, name, "pull,push")
 
-    def _check_present(self, blob: Descriptor) -> None:
-        found = self._layout.stat_blob(blob.digest)
-        if found is None:
-            raise BlobMissingError(f"{blob.digest} is not in {self._layout.directory}")
-        if found.size != blob.size:
-            raise SizeMismatchError(
-                f"{blob.digest} in {self._layout.directory} has {found.size} bytes, not {blob.size}"
-            )
+    def missing(self, image: PushImage) -> AirgapSyncError | None:
+        """Return what makes an image impossible to push: a blob that is not in the bundle, or of another size."""
+        for blob in image.content.blobs:
+            found = self._layout.stat_blob(blob.digest)
+            if found is None:
+                return BlobMissingError(f"{blob.digest} is not in {self._layout.directory}")
+            if found.size != blob.size:
+                return SizeMismatchError(
+                    f"{blob.digest} in {self._layout.directory} has {found.size} bytes, not {blob.size}",
+                    hint=BlobMissingError.hint,
+                )
+        return None
 
 
 class _Execution:
@@ -212,6 +163,7 @@ class _Execution:
             urgency = float(len(self._images) - number)
             image.waiting = len(image.plan.steps)
             if image.plan.up_to_date:
+                image.done = True
                 self._pusher.image_done(f"up to date: {image.plan.image.reference}")
             elif not image.plan.steps:
                 self._crew.submit(partial(self._manifests, image), urgency)
@@ -226,7 +178,7 @@ class _Execution:
             if image.error is None and not there:
                 holders = self._holders.get(digest, [])
                 there = repository in holders
-                source = step.source if step.after is None else next(iter(holders), None)
+                source = next(iter(holders), None if step.after else step.source)
                 if not there and source is None:
                     if digest in self._sending:
                         self._sending[digest].append((partial(self._step, image, step, urgency), urgency))
@@ -260,6 +212,7 @@ class _Execution:
         if image.error is None:
             try:
                 self._pusher.put_manifests(image.plan.image)
+                image.done = True
             except AirgapSyncError as error:
                 image.error = error
         if image.error is not None:

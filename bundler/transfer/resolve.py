@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from bundler.bundle.imageset import ResolvedImage, WantedImage
 from bundler.bundle.selection import ATTESTED_DIGEST, Wanted, select
-from bundler.errors import BadManifestError, WrongPlatformError
+from bundler.errors import BadManifestError, IntegrityError, WrongPlatformError
 from bundler.layout.check import MAX_DEPTH
 from bundler.layout.store import Layout
 from bundler.oci import mediatype
@@ -26,6 +26,9 @@ class ImageSource(BlobSource, Protocol):
 
     def get_manifest_by(self, reference: str) -> tuple[bytes, str, Digest]:
         """Return bytes, media type and digest of what a tag or digest stands for."""
+
+    def skip_endpoint(self, blob: Descriptor) -> bool:
+        """Do not ask the place that a blob came from last for it again; False if there is no other."""
 
 
 class Resolver:
@@ -84,7 +87,7 @@ class Resolver:
             if child.platform is None and ATTESTED_DIGEST not in child.annotations and _is_document(child)
         }
         selection = select(root, self._wanted, inside)
-        if selection.available and not selection.present:
+        if selection.available and self._wanted and len(selection.missing) == len(self._wanted):
             raise self._wrong(image, selection.available)
         trimmed = len(selection.kept) < len(root.manifests) and not pinned
         kept = selection.kept if trimmed else root.manifests
@@ -133,10 +136,12 @@ class Resolver:
     def _document(self, descriptor: Descriptor) -> Manifest | Index:
         if descriptor.size > MAX_MANIFEST_BYTES:
             raise BadManifestError(f"{descriptor.digest} is a manifest of more than {MAX_MANIFEST_BYTES} bytes")
-        if self._layout.has_blob(descriptor) and self._layout.verify_blob(descriptor):
+        try:
             raw = self._layout.read_manifest(descriptor)
+        except IntegrityError:
+            raw = self._source.get_manifest(descriptor)
+        else:
             return parse(raw, descriptor.media_type, digest=descriptor.digest)
-        raw = self._source.get_manifest(descriptor)
         document = parse(raw, descriptor.media_type, digest=descriptor.digest)
         self._layout.put_bytes(raw, descriptor.digest)
         return document
