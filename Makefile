@@ -52,8 +52,8 @@ check: lint type docs-check test  ## what continuous integration runs
 bench: setup  ## time and memory against skopeo; prints, judges nothing
 	@$(BIN)/python -m tests.bench
 
-soak:
-	@echo "make soak has no content yet: the long runs (kills, gigabyte blobs) are still to come" >&2; exit 1
+soak: setup  ## the long runs: hundreds of kills, gigabyte layers
+	@$(BIN)/python -m tests.soak
 
 dist:
 	@echo "make dist has no content yet: the single file that crosses the gap is still to come" >&2; exit 1

@@ -15,12 +15,15 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+#: Control characters, line separators, and what turns the direction of writing.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+MAX_MESSAGE_LENGTH = 1000
 
 
 def one_line(text: str) -> str:
-    """Return a text that any terminal, log and JSON document can take: no control characters, valid Unicode."""
-    return _CONTROL.sub(" ", text).encode(errors="replace").decode()
+    """Return a text that any terminal, log and JSON document can take: short, no control characters, valid Unicode."""
+    text = _CONTROL.sub(" ", text).encode(errors="replace").decode()
+    return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[: MAX_MESSAGE_LENGTH - 3]}..."
 
 
 class AirgapSyncError(Exception):
@@ -63,7 +66,7 @@ class AirgapSyncError(Exception):
 
 
 class DefinitionError(AirgapSyncError):
-    """The request itself is wrong; nothing was changed."""
+    """The request itself is wrong, or names a place that cannot be written."""
 
     exit_code = 3
     family = "DefinitionError"
@@ -117,6 +120,14 @@ class BadImageListError(DefinitionError):
     """A file of references cannot be read."""
 
     reference = "bad-image-list"
+    hint = "Name a text file with one reference a line, or - for standard input."
+
+
+class BadReleaseUrlError(DefinitionError):
+    """A release location is neither a URL nor a directory."""
+
+    reference = "bad-release-url"
+    hint = "Give --release-url URL|DIR, or `--release-url shipped` for the lists shipped with airgap-sync."
 
 
 class BadRegistriesFileError(DefinitionError):
@@ -257,7 +268,7 @@ class LockMismatchError(IntegrityError):
     """bundle.lock.json and index.json do not describe the same images."""
 
     reference = "lock-mismatch"
-    hint = "Run the same `bundle` command again where the bundle was made; it writes both files anew."
+    hint = "Run the same `bundle` command with --replace where the bundle was made; it writes both files anew."
 
 
 # --- 6: not raised yet: signatures and trust come with the signed lock --------------------------------------

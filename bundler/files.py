@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from bundler.errors import BadOutputError, DiskFullError, LockedError
 
+_held_to_the_end: list[object] = []
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -34,6 +35,8 @@ def disk_errors(what: str) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _FULL:
@@ -58,6 +61,20 @@ def fsync_directory(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory with its parents, so that a power loss does not take their names away.
+
+    Raises:
+        DiskFullError: No space is left.
+        BadOutputError: The file system refuses.
+    """
+    missing = [part for part in (path, *path.parents) if not part.exists()]
+    with disk_errors(str(path)):
+        path.mkdir(parents=True, exist_ok=True)
+        for part in missing:
+            fsync_directory(part.parent)
 
 
 def publish(temporary: Path, final: Path, stream: BinaryIO) -> None:
@@ -113,20 +130,18 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         LockedError: Another process holds it.
         BadOutputError: The lock file cannot be made.
     """
-    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout  # noqa: PLC0415 - keeps start-up fast
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - keeps start-up fast
 
-    lock: BaseFileLock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=0)
     with disk_errors(str(path)):
         try:
-            try:
-                lock.acquire()
-            except NotImplementedError:
-                # A file system without flock: the existence of the file is the lock.
-                lock = SoftFileLock(path.with_suffix(".soft"), timeout=0)
-                lock.acquire()
+            lock.acquire()
         except Timeout as error:
             raise LockedError(f"another airgap-sync run is using {what}") from error
     try:
         yield
-    finally:
-        lock.release()
+    except BaseException:
+        # Threads may still write until the process ends, and with it the lock.
+        _held_to_the_end.append(lock)
+        raise
+    lock.release()

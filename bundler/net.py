@@ -44,6 +44,7 @@ from bundler.url import check_url, redact, resolve, same_origin
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Debian and SUSE, RHEL and Fedora, older SUSE.
 _TRUST_STORES = (
@@ -319,8 +320,20 @@ def _check_public(url: str) -> None:
         found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ConnectionFailedError(f"the host name in {redact(url)} does not resolve") from error
-    if not all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_global for address in found):
+    if not all(_is_public(str(address[4][0]).partition("%")[0]) for address in found):
         raise UnexpectedAnswerError(f"{redact(url)} lies at a private address, so it is not asked")
+
+
+def _is_public(text: str) -> bool:
+    """Tell whether an address lies in the public internet, also where one of IPv4 is wrapped in one of IPv6."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        nat64 = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
+        teredo = address.teredo[1] if address.teredo else None
+        inner = address.ipv4_mapped or address.sixtofour or teredo or nat64
+        if inner is not None:
+            return _is_public(str(inner))
+    return address.is_global and not address.is_multicast
 
 
 def _check_redirect(url: str, target: str) -> None:
@@ -351,13 +364,13 @@ def _ours(error: Exception, url: str) -> AirgapSyncError:
         if isinstance(cause, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)):
             return _tls_error(cause, host)
     if any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in chain):
-        return ConnectionFailedError(f"the host name in {where} does not resolve")
+        return ConnectionFailedError(f"the host name in {where} does not resolve", context={"url": where})
     # urllib3's NewConnectionError is a ConnectTimeoutError to Python, so it comes first.
     if any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in chain):
         reason = next((c.strerror for c in chain if isinstance(c, OSError) and c.strerror), "no route")
-        return ConnectionFailedError(f"no connection to {host}: {reason.lower()}")
+        return ConnectionFailedError(f"no connection to {host}: {reason.lower()}", context={"url": where})
     if any(isinstance(c, (requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError)) for c in chain):
-        return ConnectionFailedError(f"no connection to {host} in time")
+        return ConnectionFailedError(f"no connection to {host} in time", context={"url": where})
     if any(isinstance(c, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)) for c in chain):
         return TimedOutError(f"{where} did not answer in time")
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):

@@ -5,9 +5,10 @@ Progress is passed in, never global. Calls come from many threads.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 #: Seconds between lines where there is no terminal.
 LINE_EVERY_S = 30.0
@@ -48,22 +49,27 @@ class NoProgress:
         """Ignore."""
 
     def write(self, line: str) -> None:
-        """Write the line."""
-        print(line, file=self._stream, flush=True)
+        """Write the line, whole: lines of two threads must not mix."""
+        # Nobody may be listening any more; the work matters more than its lines.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
 
     def close(self) -> None:
         """Nothing to end."""
 
 
-class PlainProgress:
-    """A line at each image's end, and one every 30 s while bytes move: for logs and cron."""
+class PlainProgress(NoProgress):
+    """A line at each image's end, and one every 30 s until the end, also while nothing moves: for logs and cron."""
 
-    def __init__(self, stream: TextIO, clock: Any = time.monotonic) -> None:
-        self._stream = stream
-        self._clock = clock
+    def __init__(self, stream: TextIO, every_s: float = LINE_EVERY_S) -> None:
+        super().__init__(stream)
         self._lock = threading.Lock()
         self._expected = self._moved = 0
-        self._started = self._last = clock()
+        self._started = time.monotonic()
+        self._every_s = every_s
+        self._closed = threading.Event()
+        threading.Thread(target=self._tick, name="progress", daemon=True).start()
 
     def expect(self, size: int) -> None:
         """Count what is to come."""
@@ -71,27 +77,27 @@ class PlainProgress:
             self._expected += size
 
     def advance(self, size: int) -> None:
-        """Count what moved, and say so now and then."""
+        """Count what moved."""
         with self._lock:
             self._moved += size
-            now = self._clock()
-            if now - self._last < LINE_EVERY_S:
-                return
-            self._last = now
-            rate = self._moved / max(now - self._started, 0.001)
-            text = f"{people_bytes(self._moved)} of {people_bytes(self._expected)}, {people_bytes(rate)}/s"
-        self.write(text)
 
     def image_done(self, line: str) -> None:
         """Write the line."""
         self.write(line)
 
-    def write(self, line: str) -> None:
-        """Write the line."""
-        print(line, file=self._stream, flush=True)
-
     def close(self) -> None:
-        """Nothing to end."""
+        """Write no more lines by itself."""
+        self._closed.set()
+
+    def _tick(self) -> None:
+        while not self._closed.wait(self._every_s):
+            with self._lock:
+                moved, expected = self._moved, max(self._expected, self._moved)
+            rate = moved / max(time.monotonic() - self._started, 0.001)
+            left_s = (expected - moved) / rate if rate else 0.0
+            self.write(
+                f"{people_bytes(moved)} of {people_bytes(expected)}, {people_bytes(rate)}/s, about {left_s:.0f} s left"
+            )
 
 
 class BarProgress:
@@ -129,7 +135,7 @@ class BarProgress:
 
     def write(self, line: str) -> None:
         """Write the line above the bar."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError, ValueError):
             self._bar.write(line, file=self._stream)
 
     def close(self) -> None:

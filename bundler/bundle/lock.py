@@ -86,17 +86,15 @@ class LockedRelease:
 
     Attributes:
         version: The release.
-        list_source: ``published`` (from the release location) or ``shipped`` (with the tool).
         list_sha256: Of the sorted list of references, one a line.
     """
 
     version: str
-    list_source: str
     list_sha256: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return the release as it stands in the lock."""
-        return {"version": self.version, "list_source": self.list_source, "list_sha256": self.list_sha256}
+        return {"version": self.version, "list_sha256": self.list_sha256}
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,13 @@ def read_lock(directory: Path) -> tuple[BundleLock, Digest] | None:
     path = directory / LOCK_NAME
     try:
         with open_regular(path) as file:
-            raw = file.read(_MAX_LOCK_BYTES)
+            raw = file.read(_MAX_LOCK_BYTES + 1)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise LockMismatchError(f"{path} cannot be read: {error}") from error
+    if len(raw) > _MAX_LOCK_BYTES:
+        raise LockMismatchError(f"{path} is larger than {_MAX_LOCK_BYTES} bytes")
     return BundleLock.parse(raw, str(path)), Digest.of(raw)
 
 

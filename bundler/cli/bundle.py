@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     "--platform", "platforms", multiple=True, default=("linux/amd64",), show_default=True,
     metavar="OS/ARCH[/VARIANT]", help="Platform to carry; `all` takes everything. Repeatable.",
 )  # fmt: skip
-@click.option("--to", "directory", required=True, type=click.Path(), metavar="DIR", help="Where the bundle is written.")
 @click.option(
-    "--registries", "registries_file", type=click.Path(), metavar="FILE",
+    "--to", "directory", required=True, type=options.NamedPath(), metavar="DIR", help="Where the bundle is written."
+)
+@click.option(
+    "--registries", "registries_file", type=options.NamedPath(), metavar="FILE",
     help="K3s's registries.yaml: mirrors, rewrites, credentials and TLS to pull through.",
 )  # fmt: skip
 @options.jobs
@@ -92,9 +94,10 @@ def _text(report: Report) -> str:
     lines = [f"{image.outcome:<10} {image.reference} {image.digest or ''}".rstrip() for image in report.images]
     lines += [f"failed because: {image.error.message}" for image in report.failed if image.error]
     if "blobs" in facts:
+        removed = f"removed {facts['removed_files']} unlisted files" if "removed_files" in facts else "INCOMPLETE"
         lines.append(
-            f"bundle {report.bundle}: {totals['images'] - totals.get('failed', 0)} images, {facts['blobs']} blobs, "
-            f"{people_bytes(facts['blob_bytes'])}; fetched {people_bytes(totals['bytes_moved'])}, "
-            f"removed {facts['removed_files']} unlisted files"
+            f"bundle {report.bundle}: {totals['images'] - totals.get('failed', 0)} images, "
+            f"{facts['blobs']} configs and layers, {people_bytes(facts['blob_bytes'])}; "
+            f"fetched {people_bytes(totals['bytes_moved'])}, {removed}"
         )
     return "".join(f"{line}\n" for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -14,7 +15,7 @@ import click
 
 from bundler import __version__
 from bundler.cli.signals import TerminatedError
-from bundler.errors import AirgapSyncError
+from bundler.errors import AirgapSyncError, BadOutputError
 
 #: Subcommand -> one line of help; the modules are imported when they are used, so `--help` stays fast.
 COMMANDS = {
@@ -22,6 +23,9 @@ COMMANDS = {
     "bundle": "Write images into an OCI layout on transfer media.",
     "push": "Load a bundle into a registry.",
 }
+
+
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT})
 
 
 class LazyCommands(click.Group):
@@ -86,17 +90,17 @@ def run() -> NoReturn:
     except TerminatedError:
         code = 128 + signal.SIGTERM
         _say("terminated; the same command continues where this one stopped")
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(code)
 
 
 def _run() -> int:
     try:
         result: Any = cli(standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except click.exceptions.Abort as error:
         raise KeyboardInterrupt from error
     except click.ClickException as error:
@@ -107,10 +111,14 @@ def _run() -> int:
         if error.hint:
             _say(f"hint: {error.hint}")
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output has seen enough; nothing is wrong with us.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # click's own end when the reader of our output has seen enough; nothing is wrong with us.
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        _say(f"error: cannot write to standard output: {error.strerror} [{BadOutputError.reference}]")
+        return BadOutputError.exit_code
     except Exception:  # noqa: BLE001 - the last resort: a defect of ours, shown whole
         traceback.print_exc()
         _say("error: this is a defect in airgap-sync, please report it with the lines above [unexpected]")

@@ -9,6 +9,17 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+class NamedPath(click.Path):
+    """A path that is not empty: ``--to "$UNSET"`` must not mean the current directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse the empty path."""
+        if not value:
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 output = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
     help="Form of the result on standard output.",
@@ -22,7 +33,7 @@ progress = click.option(
 )  # fmt: skip
 
 report = click.option(
-    "--report", "report_file", type=click.Path(dir_okay=False), metavar="FILE",
+    "--report", "report_file", type=NamedPath(dir_okay=False), metavar="FILE",
     help="Write what was done, image by image, as JSON; also when the run fails.",
 )  # fmt: skip
 

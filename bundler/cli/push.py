@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     "push",
     epilog="Example: airgap-sync push /media/usb/k3s https://harbor.example/k3s --dry-run",
 )
-@click.argument("bundle", type=click.Path())
+@click.argument("bundle", type=options.NamedPath())
 @click.argument("target", metavar="TARGET")
 @options.jobs
 @click.option(
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and send nothing.")
 @click.option(
-    "--state", type=click.Path(file_okay=False), metavar="DIR", envvar="AIRGAP_SYNC_STATE", show_envvar=True,
+    "--state", type=options.NamedPath(file_okay=False), metavar="DIR", envvar="AIRGAP_SYNC_STATE", show_envvar=True,
     help="Where this machine keeps its locks. Default: $XDG_STATE_HOME/airgap-sync.",
 )  # fmt: skip
 @options.report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import click
 from bundler import logs
 from bundler.cli.signals import TerminatedError
 from bundler.errors import AirgapSyncError, BadOutputError
-from bundler.files import write_atomic
+from bundler.files import disk_errors, write_atomic
 from bundler.progress import NoProgress, Progress, make
 from bundler.report import Report
 
@@ -37,7 +38,7 @@ def reported(
     """
     logs.send_to(progress.write)
     if report_file:
-        _check_writable(Path(report_file))
+        _check_writable(Path(report_file), Path(report.bundle))
     report.started_utc = _now()
     try:
         yield
@@ -53,10 +54,23 @@ def reported(
     finally:
         report.finished_utc = _now()
         progress.close()
-        if report_file:
-            write_atomic(Path(report_file), json.dumps(report.to_dict(), indent=1, ensure_ascii=False).encode() + b"\n")
+        _deliver(report, report_file, output, to_text)
+
+
+def _deliver(report: Report, report_file: str | None, output: str, to_text: Callable[[Report], str]) -> None:
+    """Write result and report; a failure to do so is an error of its own only if the run itself was none."""
+    try:
         if report.status != "interrupted":
             emit(output, to_text(report), report.to_dict())
+    finally:
+        if report_file:
+            data = json.dumps(report.to_dict(), indent=1, ensure_ascii=False).encode() + b"\n"
+            try:
+                _write_report(Path(report_file), data)
+            except AirgapSyncError as error:
+                if report.error is None:
+                    raise
+                logging.getLogger(__name__).warning(error.message)
 
 
 def progress_of(kind: str) -> Progress:
@@ -71,7 +85,12 @@ def quiet() -> Progress:
 
 def emit(output: str, text: str, document: dict[str, Any]) -> None:
     """Write the result to standard output: the text, or one JSON document."""
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False) if output == "json" else text, nl=output == "json")
+    with disk_errors("the result to standard output"):
+        click.echo(
+            json.dumps(document, indent=1, ensure_ascii=False) if output == "json" else text, nl=output == "json"
+        )
+        if sys.stdout:
+            sys.stdout.flush()
 
 
 def state_directory(chosen: str | None) -> Path:
@@ -84,20 +103,27 @@ def state_directory(chosen: str | None) -> Path:
     """
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     path = Path(chosen) if chosen else Path(home).expanduser() / "airgap-sync"
-    try:
+    with disk_errors(f"the state directory {path} (choose another with --state DIR)"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadOutputError(
-            f"the state directory {path} cannot be made: {error.strerror}",
-            hint="Choose another with --state DIR.",
-        ) from error
     return path
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(path: Path, bundle: Path) -> None:
     """Fail before the work rather than after it."""
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
         raise BadOutputError(f"the report cannot be written to {path}", hint="Name a file in a directory that exists.")
+    if bundle.resolve() in path.resolve().parents:
+        raise BadOutputError(f"the report {path} would lie in the bundle", hint="Name a file beside the bundle.")
+
+
+def _write_report(path: Path, data: bytes) -> None:
+    """Replace a regular file as a whole; write into anything else, such as a pipe or a device."""
+    path = path.resolve()
+    if path.is_file() or not path.exists():
+        write_atomic(path, data)
+        return
+    with disk_errors(str(path)), path.open("wb") as stream:
+        stream.write(data)
 
 
 def _now() -> str:

@@ -252,6 +252,8 @@ class _Reader:
         self._check_keys(path, keys)
         ca_file, cert_file, key_file = (self._document.text((*path, key)) or None for key in keys[:3])
         skip = self._document.boolean((*path, "insecure_skip_verify")) or False
+        if skip:
+            self._warn((*path, "insecure_skip_verify"), "the certificate of this host is not verified")
         if bool(cert_file) != bool(key_file):
             raise self._document.error_at(path, "cert_file and key_file go together: one of them is missing")
         tls = EndpointTls(ca_file, cert_file, key_file, skip)

@@ -32,5 +32,10 @@ class VerifiedStream:
         if not data and self._left:
             raise SizeMismatchError(f"{self._blob.digest} became shorter while it was read")
         if not self._left and self._hasher.hexdigest() != self._blob.digest.hex:
-            raise DigestMismatchError(f"the bytes of {self._blob.digest} in the bundle are not those of its digest")
+            digest = self._blob.digest
+            raise DigestMismatchError(
+                f"the bytes of {digest} in the bundle are not those of its digest",
+                hint=f"Copy the bundle again; or remove blobs/{digest.algorithm}/{digest.hex} where the bundle was "
+                "made and run the same `bundle` command there, which fetches just that.",
+            )
         return data

@@ -1,7 +1,7 @@
 """What an image is made of, and the two ends that content moves between.
 
-``BlobSource`` and ``BlobSink`` are the only ways that the copy code reads and writes content, so it never asks
-whether bytes lie on a disk, in a registry or in memory, and nothing assumes that a source can seek.
+``BlobSource`` is how pulling reads content and ``BlobSink`` how it is received, so that code never asks whether bytes
+lie on a disk, in a registry or in memory, and nothing assumes that a source can seek.
 """
 
 from __future__ import annotations

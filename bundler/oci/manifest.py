@@ -23,6 +23,8 @@ from bundler.oci.digest import Digest
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_DESCRIPTORS = 10_000
+#: All manifests of one image together.
+MAX_IMAGE_MANIFEST_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,8 @@ class Manifest:
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Config and layers, each digest once, in order."""
-        return tuple({blob.digest: blob for blob in (self.config, *self.layers)}.values())
+        """Config and layers in order, each pair of digest and size once."""
+        return tuple(dict.fromkeys((self.config, *self.layers)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,25 @@ class Index:
         """
         document = json.loads(self.raw)
         document["manifests"] = [child.to_dict() for child in kept]
-        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            raw = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        except ValueError as error:
+            raise BadManifestError(f"index {self.digest} holds a number that JSON cannot write: {error}") from error
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise BadManifestError(f"index {self.digest} is larger than {MAX_MANIFEST_BYTES} bytes when trimmed")
         return Index(raw, self.media_type, Digest.of(raw), kept)
+
+
+def check_sizes(index: Index) -> None:
+    """Refuse an index that lists one digest with two sizes.
+
+    Raises:
+        BadManifestError: It does.
+    """
+    sizes: dict[Digest, int] = {}
+    for child in index.manifests:
+        if sizes.setdefault(child.digest, child.size) != child.size:
+            raise BadManifestError(f"{child.digest} is listed with {sizes[child.digest]} and with {child.size} bytes")
 
 
 def parse_json(raw: bytes, where: str) -> Any:

@@ -42,6 +42,14 @@ def is_schema1(media_type: str) -> bool:
     return media_type in _SCHEMA1
 
 
+def is_foreign(media_type: str) -> bool:
+    """Tell whether this is a layer that its registry need not have.
+
+    Source: image-spec layer.md, "Non-Distributable Layers"; Docker's foreign layers of Windows images.
+    """
+    return ".foreign." in media_type or ".nondistributable." in media_type
+
+
 def is_image_config(media_type: str) -> bool:
     """Tell whether this is the config of a runnable image, which states its platform."""
     return media_type in IMAGE_CONFIGS

@@ -7,6 +7,7 @@ arm64, 386 for amd64): see docs/decisions/0002-platform-matching.md.
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,6 +23,14 @@ _ARCHITECTURES = {
     "armel": ("arm", "v6"),
     "i386": ("386", ""),
 }
+
+
+# Source: Go's list of GOOS and GOARCH values, which image-spec config.md refers to; those that images are made for.
+_KNOWN_OS = frozenset({"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "wasi", "wasip1"})
+_KNOWN_ARCHITECTURES = frozenset(
+    {"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64"}
+    | {"s390x", "wasm"}
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,8 +52,8 @@ class Platform:
         if architecture in _ARCHITECTURES:
             architecture, default = _ARCHITECTURES[architecture]
             variant = variant or default
-        if variant and variant.isdigit():
-            variant = f"v{variant}"
+        if number := re.fullmatch(r"v?0*([0-9]{1,2})", variant):
+            variant = f"v{number[1]}"
         match architecture, variant:
             case "arm", "":
                 variant = "v7"
@@ -62,7 +71,14 @@ class Platform:
         parts = text.split("/")
         if not 2 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):  # noqa: PLR2004
             raise BadPlatformError(f"{text[:80]!r} is not a platform")
-        return cls.make(*parts)
+        platform = cls.make(*parts)
+        if platform.os not in _KNOWN_OS or platform.architecture not in _KNOWN_ARCHITECTURES:
+            near = difflib.get_close_matches(platform.architecture, sorted(_KNOWN_ARCHITECTURES), 1)
+            meant = f" Did you mean {platform.os}/{near[0]}?" if near and platform.os in _KNOWN_OS else ""
+            raise BadPlatformError(
+                f"{text[:80]!r} is no platform that images exist for", hint=f"{BadPlatformError.hint}{meant}"
+            )
+        return platform
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self | None:

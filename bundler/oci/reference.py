@@ -36,11 +36,6 @@ def is_repository(text: str) -> bool:
     return len(text) <= MAX_REPOSITORY_LENGTH and bool(_REPOSITORY.fullmatch(text))
 
 
-def is_tag(text: str) -> bool:
-    """Tell whether a text is a legal tag."""
-    return bool(_TAG.fullmatch(text))
-
-
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A full image reference.

@@ -26,7 +26,7 @@ from bundler.errors import (
     RequestChangedError,
     StrictWarningError,
 )
-from bundler.files import disk_errors, exclusive_lock, write_atomic
+from bundler.files import exclusive_lock, make_directory, write_atomic
 from bundler.layout.store import Layout, Root
 from bundler.oci.digest import Digest
 from bundler.oci.platform import Platform
@@ -144,8 +144,9 @@ def make_bundle(
         )
         raw = lock.to_bytes()
         layout.sync()
-        layout.write_index(_roots(whole))
+        # The lock first: an index that no lock vouches for could pass for a complete bundle.
         write_atomic(directory / LOCK_NAME, raw)
+        layout.write_index(_roots(whole))
         report.lock_digest = Digest.of(raw)
         _remove_unlisted(layout, pulled, report)
         _sum_up(report, whole)
@@ -174,8 +175,7 @@ def _owned(directory: Path, select: Callable[[], SelectedImages]) -> Iterator[tu
             yield select(), fresh
             return
         selected = select()
-        with disk_errors(str(directory)):
-            state.mkdir(parents=True, exist_ok=True)
+        make_directory(state)
         stack.enter_context(lock)
         yield selected, fresh
 
@@ -209,7 +209,9 @@ def _old_lock(options: BundleOptions, selected: SelectedImages) -> BundleLock | 
         raise
     if found is None:
         return None
-    differences = [] if options.replace else found[0].request.differences(selected.request)
+    # A bundle without images protects nothing.
+    free = options.replace or not found[0].images
+    differences = [] if free else found[0].request.differences(selected.request)
     if differences:
         raise RequestChangedError(f"{options.directory} holds a bundle of another request: {'; '.join(differences)}")
     return found[0]

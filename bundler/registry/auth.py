@@ -118,7 +118,15 @@ class Authorizer:
         self._challenge = challenge
 
     def refused(self, detail: str) -> AuthError:
-        """Return the error for a request that was refused although it was authorized as asked."""
+        """Return the error for a request that was refused although it was authorized as asked.
+
+        A fresh token that does not do is a matter of rights: whoever issued it knew the password.
+        """
+        if self._endpoint.credential and self._challenge and self._challenge.scheme == "bearer":
+            where = urlsplit(self._endpoint.api_url).netloc
+            return DeniedError(
+                f"{where} does not allow user {self._endpoint.credential.username!r} to do this: {detail}"
+            )
         return self._refused(detail)
 
     def _refused(self, detail: str = "") -> AuthError:
@@ -181,7 +189,7 @@ def _read_token(body: bytes, realm: str) -> _Token:
         document: Any = json.loads(body)
         value = str(document.get("token") or document["access_token"])
         lifetime = float(document.get("expires_in") or DEFAULT_EXPIRY_S)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise RegistryUnavailableError(f"the token realm {redact(realm)} answered without a token") from error
     margin = max(5.0, lifetime * 0.2)
     return _Token(value, time.monotonic() + max(1.0, lifetime - margin))
@@ -213,9 +221,11 @@ class DockerConfig:
         with self._lock:
             try:
                 if self._config is None:
+                    # docker's own reader takes a broken file for an empty one.
+                    json.loads(self._path.read_bytes())
                     self._config = docker.auth.load_config(str(self._path))
                 found = self._config.resolve_authconfig(host)
-            except (docker.errors.DockerException, ValueError, TypeError, KeyError, AttributeError) as error:
+            except (docker.errors.DockerException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 # Only the kind: the text of an error about a credential may quote it.
                 raise NoCredentialsError(
                     f"the credentials for {host} in {self._path} cannot be read: {type(error).__name__}",
@@ -223,7 +233,8 @@ class DockerConfig:
                 ) from error
         if not found:
             return None
-        token = found.get("IdentityToken") or found.get("identitytoken") or ""
+        # Lower case from the file, capitals from a helper.
+        token = found.get("identitytoken") or found.get("IdentityToken") or ""
         username = found.get("username") or found.get("Username") or ""
         password = found.get("password") or found.get("Password") or ""
         return Credential(username, password, token) if token or username else None

@@ -132,7 +132,9 @@ class RegistryClient:
         try:
             return retrying(operation)
         except ConnectionFailedError as error:
-            self.unreachable, self._ask_again = error, time.monotonic() + QUIET_S
+            # A host that a redirect led to says nothing of this one.
+            if same_origin(error.context.get("url", ""), self.endpoint.api_url):
+                self.unreachable, self._ask_again = error, time.monotonic() + QUIET_S
             raise
 
     def _once(
@@ -181,7 +183,7 @@ def _registry_words(body: bytes) -> str:
             " ".join(str(part) for part in (item.get("code"), item.get("message"), item.get("detail")) if part)
             for item in errors
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         words = "a web page" if body.lstrip()[:1] == b"<" else body.decode(errors="replace")
     return one_line(words).strip()[:200]
 
@@ -199,6 +201,6 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
 
         try:
             return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
     return 0.0

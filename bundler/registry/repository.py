@@ -22,7 +22,9 @@ from bundler.errors import (
     BadDigestError,
     BlobUnknownError,
     DigestMismatchError,
+    ForeignLayersRefusedError,
     ManifestUnknownError,
+    ServerError,
     SizeMismatchError,
     UnexpectedAnswerError,
 )
@@ -39,7 +41,7 @@ from bundler.url import redact, resolve
 
 _ACCEPT = ", ".join(mediatype.ACCEPT)
 _COMMIT_BYTES_PER_S = 10_000_000
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/(?:[0-9]{1,19}|\*)")
 
 
 class Repository:
@@ -210,10 +212,20 @@ class Repository:
             body.committed()
         self._check_digest(response, blob.digest)
 
-    def put_manifest(self, raw: bytes, media_type: str, digest: Digest, reference: str) -> None:
+    def put_manifest(
+        self, raw: bytes, media_type: str, digest: Digest, reference: str, *, foreign: bool = False
+    ) -> None:
         """Store a manifest under a tag or its digest.
 
+        Args:
+            raw: Its bytes.
+            media_type: As its descriptor has it.
+            digest: Of the bytes.
+            reference: The tag, or the digest.
+            foreign: It has foreign layers, which some registries refuse with an answer that explains nothing.
+
         Raises:
+            ForeignLayersRefusedError: It is refused, and has foreign layers.
             DigestMismatchError: The registry made other bytes of it.
             AuthError: Refused.
             RegistryUnavailableError: Not reachable, or the manifest is refused.
@@ -221,9 +233,14 @@ class Repository:
 
         def operation() -> None:
             url = self.client.url(f"{self.name}/manifests/{reference}")
-            response = self.client.send(
-                "PUT", url, scopes=self._scopes, accept=(201,), headers={"Content-Type": media_type}, body=raw
-            )
+            try:
+                response = self.client.send(
+                    "PUT", url, scopes=self._scopes, accept=(201,), headers={"Content-Type": media_type}, body=raw
+                )
+            except (ServerError, UnexpectedAnswerError) as error:
+                if foreign:
+                    raise ForeignLayersRefusedError(f"{error.message}; the image has foreign layers") from error
+                raise
             response.close()
             if _stated_digest(response) is None:
                 found = self.head_manifest(reference)

@@ -49,15 +49,18 @@ def from_file(name: str, stdin: TextIO) -> list[WantedImage]:
 def _read(name: str, stdin: TextIO) -> str:
     try:
         if name == "-":
-            return stdin.read(MAX_LIST_BYTES)
-        path = Path(name)
-        if path.stat().st_size > MAX_LIST_BYTES:
-            raise BadImageListError(f"{name} is larger than {MAX_LIST_BYTES} bytes")
-        return path.read_text(encoding="utf-8-sig")
+            text = stdin.read(MAX_LIST_BYTES + 1)
+            text.encode()
+        else:
+            with Path(name).open("rb") as file:
+                text = file.read(MAX_LIST_BYTES + 1).decode()
     except OSError as error:
         raise BadImageListError(f"{name} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise BadImageListError(f"{name} is not text in UTF-8") from error
+    if len(text) > MAX_LIST_BYTES:
+        raise BadImageListError(f"{name} is larger than {MAX_LIST_BYTES} bytes")
+    return text.removeprefix("\ufeff")
 
 
 def _without_comment(line: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bundler.errors import BadRegistriesFileError
 from bundler.k3s.registries import RegistriesFile
+from bundler.yamlfile import MAX_DOCUMENT_BYTES
 
 
 def read_registries(name: str | None) -> RegistriesFile:
@@ -17,7 +18,10 @@ def read_registries(name: str | None) -> RegistriesFile:
     if name is None:
         return RegistriesFile.empty()
     try:
-        text = Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRegistriesFileError(f"{name} cannot be read: {error}") from error
+        with Path(name).open("rb") as file:
+            text = file.read(MAX_DOCUMENT_BYTES + 1).decode()
+    except OSError as error:
+        raise BadRegistriesFileError(f"{name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadRegistriesFileError(f"{name} is not text in UTF-8") from error
     return RegistriesFile.parse(text, name)

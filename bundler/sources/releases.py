@@ -17,8 +17,9 @@ from bundler.errors import (
     AirgapSyncError,
     BadManifestError,
     BadReleaseListError,
+    BadReleaseUrlError,
+    BrokenConnectionError,
     ConnectionFailedError,
-    DefinitionError,
     ReleaseListUnavailableError,
     TimedOutError,
     TlsError,
@@ -31,7 +32,6 @@ from bundler.net import Http, Timeouts
 from bundler.oci.reference import Reference
 from bundler.url import redact
 
-DEFAULT_RELEASE_URL = "https://github.com/k3s-io/k3s/releases/download"
 SHIPPED = "shipped"
 LIST_NAME = "k3s-images.txt"
 #: How long a location may take to connect or to answer before the shipped list stands in.
@@ -58,7 +58,7 @@ class Release:
     def locked(self) -> LockedRelease:
         """Return the entry for the bundle's lock."""
         text = "".join(f"{line}\n" for line in sorted(str(image) for image in self.images))
-        return LockedRelease(str(self.version), self.source, hashlib.sha256(text.encode()).hexdigest())
+        return LockedRelease(str(self.version), hashlib.sha256(text.encode()).hexdigest())
 
 
 class ReleaseLocation:
@@ -81,7 +81,7 @@ class ReleaseLocation:
             ReleaseListUnavailableError: A real release whose list is neither shipped nor to be had.
             UnknownK3sVersionError: A version that nobody knows.
             RegistryUnavailableError: The location fails in another way than not being reachable.
-            DefinitionError: The location is a directory that does not exist.
+            BadReleaseUrlError: The location is a directory that does not exist.
         """
         shipped = shipped_list(version)
         data, why_not = self._published(version)
@@ -117,9 +117,8 @@ class ReleaseLocation:
             return self._ask(f"{self._location}/{version.url_name}/{LIST_NAME}")
         folder = Path(self._location)
         if not folder.is_dir():
-            raise DefinitionError(
+            raise BadReleaseUrlError(
                 f"the release location {self._location} is neither a URL nor a directory",
-                hint="Give --release-url URL|DIR, or `--release-url shipped` for the lists shipped with airgap-sync.",
             )
         path = folder / str(version) / LIST_NAME
         try:
@@ -131,7 +130,7 @@ class ReleaseLocation:
 
     def _ask(self, url: str) -> tuple[bytes | None, str]:
         if not url.startswith(("http://", "https://")):
-            raise DefinitionError(f"the release location {redact(url)} is neither http nor https")
+            raise BadReleaseUrlError(f"the release location {redact(url)} is neither http nor https")
         if self._silence:
             return None, self._silence
         http = Http(Timeouts(connect_s=PATIENCE_S, read_s=PATIENCE_S))
@@ -140,7 +139,7 @@ class ReleaseLocation:
             if response.status == HTTPStatus.OK:
                 return response.read_all(_MAX_LIST_BYTES), ""
             response.close()
-        except (ConnectionFailedError, TimedOutError) as error:
+        except (ConnectionFailedError, BrokenConnectionError, TimedOutError) as error:
             self._silence = error.message
             return None, self._silence
         except BadManifestError as error:

@@ -41,11 +41,17 @@ class Crew:
             self._heap.clear()
             self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Wait until nothing is running or queued, or until :meth:`stop`; raise what a task raised."""
+    def wait(self, beside: Crew | None = None) -> None:
+        """Wait until nothing is running or queued, or until :meth:`stop`; raise what a task raised.
+
+        Args:
+            beside: A crew that works at the same time; what its tasks raise ends this wait too.
+        """
         with self._changed:
             while (self._heap or self._running) and self._error is None and not self._closed:
-                self._changed.wait(0.5)
+                if beside is not None and beside._error is not None:  # noqa: SLF001 - a Crew as well
+                    raise beside._error  # noqa: SLF001
+                self._changed.wait(0.2)
             if self._error is not None:
                 raise self._error
 

@@ -6,6 +6,7 @@ without a line, or one that has changed since, is hashed again before it is beli
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -29,9 +30,12 @@ class Journal:
         self._sealed: dict[str, BlobStat] = {}
         self._closed = False
         ends_whole = True
-        if path.exists():
+        text = b""
+        # What cannot be read vouches for nothing, and costs no more than hashing again.
+        with contextlib.suppress(OSError):
             text = path.read_bytes()
-            ends_whole = text.endswith(b"\n") or not text
+        if text:
+            ends_whole = text.endswith(b"\n")
             for line in text.splitlines():
                 try:
                     entry = json.loads(line)

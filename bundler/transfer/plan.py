@@ -90,7 +90,9 @@ class Existing:
 
     def has_image(self, image: PushImage) -> bool:
         """Tell whether the image's name stands for its digest already."""
-        return self.tags.get((image.repository, image.tag)) == image.content.root.digest
+        found, root = self.tags.get((image.repository, image.tag)), image.content.root
+        # A registry may name content of a sha512 digest by its sha256.
+        return found is not None and (found == root.digest or found.matches(root.raw))
 
 
 def make_plan(images: Sequence[PushImage], existing: Existing) -> TransferPlan:

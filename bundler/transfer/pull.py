@@ -20,6 +20,7 @@ from bundler.bundle.selection import Wanted
 from bundler.errors import (
     AirgapSyncError,
     AuthError,
+    BadManifestError,
     BadOutputError,
     CapacityError,
     CompatibilityError,
@@ -41,6 +42,7 @@ from bundler.transfer.resolve import ImageSource, Resolver
 logger = logging.getLogger(__name__)
 
 MANIFEST_LANE = 2
+_ABSURD_BYTES = 2**50
 _FINAL = (AuthError, CompatibilityError)
 
 
@@ -63,6 +65,14 @@ class _Blob:
     descriptor: Descriptor
     takers: list[tuple[PulledImage, ImageSource]]
     done: bool = False
+
+
+def _content(blob: Descriptor) -> Descriptor:
+    """Return what makes two descriptors the same to fetch: digest and size, whatever media type they are given.
+
+    An image may lie about the size of a layer that others have too: it fails, and they do not.
+    """
+    return Descriptor("", blob.digest, blob.size)
 
 
 class Puller:
@@ -100,7 +110,7 @@ class Puller:
         self._ask_first = ask_first
         self._fail_fast = fail_fast
         self._lock = threading.Lock()
-        self._blobs: dict[Digest, _Blob] = {}
+        self._blobs: dict[Descriptor, _Blob] = {}
         self._trusted: set[Digest] = set()
         self._turns: dict[Digest, threading.Lock] = {}
         self._counted: set[Digest] = set()
@@ -118,7 +128,7 @@ class Puller:
         # A refusal or a wrong platform is the same a minute later, and a password must not be tried too often.
         again = [image for image in images if image.error and not isinstance(image.error, _FINAL)]
         if again and not self._fail_fast:
-            logger.info("trying %d of the failed images once more", len(again))
+            logger.info("trying what failed once more: %d of %d images", len(again), len(images))
             for image in again:
                 image.error = None
             self._round(again)
@@ -130,7 +140,7 @@ class Puller:
         with Crew(MANIFEST_LANE) as manifests, Crew(self._jobs) as blobs:
             for image in images:
                 manifests.submit(partial(self._resolve, image, (manifests, blobs)))
-            manifests.wait()
+            manifests.wait(beside=blobs)
             blobs.wait()
 
     def _resolve(self, image: PulledImage, crews: tuple[Crew, Crew]) -> None:
@@ -140,18 +150,19 @@ class Puller:
             fetch_config = partial(self._fetch, image, source)
             resolver = Resolver(self._layout, source, fetch_config, self._wanted, ask_first=self._ask_first)
             image.resolved = resolver.resolve(image.wanted)
+            with self._lock:
+                self._reserve(image.resolved.content.blobs)
         except (CapacityError, BadOutputError):
             raise
         except AirgapSyncError as error:
             self._failed(image, error, crews)
             return
         with self._lock:
-            self._reserve(image.resolved.content.blobs)
             image.waiting.clear()
             for descriptor in image.resolved.content.blobs:
-                blob = self._blobs.get(descriptor.digest)
+                blob = self._blobs.get(_content(descriptor))
                 if blob is None:
-                    blob = self._blobs[descriptor.digest] = _Blob(descriptor, [])
+                    blob = self._blobs[_content(descriptor)] = _Blob(descriptor, [])
                     self._progress.expect(descriptor.size)
                     crews[1].submit(partial(self._bring, blob, crews), descriptor.size)
                 if not blob.done:
@@ -165,8 +176,12 @@ class Puller:
         """Count what is still to come, and stop as soon as it is known not to fit.
 
         Raises:
+            BadManifestError: One image claims more than any disk holds; it is not believed, and fails alone.
             DiskFullError: The images whose manifests are known need more than was free at the start.
         """
+        blobs = tuple(blobs)
+        if sum(blob.size for blob in blobs) > _ABSURD_BYTES:
+            raise BadManifestError(f"an image claims to have more than {people_bytes(_ABSURD_BYTES)}")
         for blob in blobs:
             if blob.digest not in self._counted:
                 self._counted.add(blob.digest)
@@ -186,7 +201,7 @@ class Puller:
                     tried += 1
                 if tried == len(blob.takers):
                     # An image that comes later starts anew, with its own repository.
-                    del self._blobs[blob.descriptor.digest]
+                    del self._blobs[_content(blob.descriptor)]
                     self._progress.expect(-blob.descriptor.size)
                     return
                 image, source = blob.takers[tried]
@@ -264,9 +279,9 @@ class Puller:
         self._trusted.add(descriptor.digest)
 
     def _have(self, blob: Descriptor) -> bool:
-        if blob.digest in self._trusted:
-            return True
         found = self._layout.stat_blob(blob.digest)
+        if blob.digest in self._trusted and found is not None and found.size == blob.size:
+            return True
         if found is None or found.size != blob.size:
             return False
         if not self._journal.is_sealed(blob.digest, found):

@@ -14,16 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from bundler.errors import (
-    AirgapSyncError,
-    BlobMissingError,
-    ForeignLayersRefusedError,
-    ServerError,
-    SizeMismatchError,
-    UnexpectedAnswerError,
-)
+from bundler.errors import AirgapSyncError, BlobMissingError, SizeMismatchError
 from bundler.layout.store import Layout
+from bundler.oci import mediatype
 from bundler.oci.digest import Digest
+from bundler.oci.manifest import Index, Manifest
 from bundler.progress import Progress, people_bytes
 from bundler.registry.client import RegistryClient
 from bundler.registry.repository import Repository
@@ -59,6 +54,8 @@ class Pusher:
         self._jobs = jobs
         self._progress = progress
         self._lock = threading.Lock()
+        self._turns: dict[str, threading.Lock] = {}
+        self._there: set[tuple[str, Digest]] = set()
 
     # --- execution ------------------------------------------------------------------------------------------
 
@@ -96,27 +93,36 @@ class Pusher:
             image.bytes_sent += sent
 
     def put_manifests(self, image: PushImage) -> None:
-        """Store children by digest, then the root under its tag.
+        """Store children by digest, each once in a run, then the root under its tag.
 
         Raises:
             ForeignLayersRefusedError: The target refuses a manifest that has foreign layers.
             AirgapSyncError: It refuses for another reason.
         """
-        try:
-            self._put_manifests(image)
-        except (ServerError, UnexpectedAnswerError) as error:
-            if any(blob.urls for blob in image.content.blobs):
-                raise ForeignLayersRefusedError(f"{error.message}; the image has foreign layers") from error
-            raise
-
-    def _put_manifests(self, image: PushImage) -> None:
         repository = self._repository(image.repository)
         root = image.content.root
-        for manifest in image.content.manifests[:-1]:
-            repository.put_manifest(manifest.raw, manifest.media_type, manifest.digest, str(manifest.digest))
-        if image.reference.tag is None:
-            repository.put_manifest(root.raw, root.media_type, root.digest, str(root.digest))
-        repository.put_manifest(root.raw, root.media_type, root.digest, image.tag)
+        below = image.content.manifests[:-1] if image.reference.tag else image.content.manifests
+        for manifest in below:
+            self._put_once(repository, manifest)
+        # Names of one repository are put one after another: registries write links to a digest without a lock.
+        with self._turn(image.repository):
+            self._put(repository, root, image.tag)
+
+    def _put_once(self, repository: Repository, manifest: Manifest | Index) -> None:
+        with self._turn(repository.name):
+            if (repository.name, manifest.digest) not in self._there:
+                self._put(repository, manifest, str(manifest.digest))
+                self._there.add((repository.name, manifest.digest))
+
+    def _put(self, repository: Repository, manifest: Manifest | Index, reference: str) -> None:
+        foreign = isinstance(manifest, Manifest) and any(
+            blob.urls or mediatype.is_foreign(blob.media_type) for blob in manifest.layers
+        )
+        repository.put_manifest(manifest.raw, manifest.media_type, manifest.digest, reference, foreign=foreign)
+
+    def _turn(self, repository: str) -> threading.Lock:
+        with self._lock:
+            return self._turns.setdefault(repository, threading.Lock())
 
     def image_done(self, line: str) -> None:
         """Say how an image ended."""
@@ -178,7 +184,8 @@ class _Execution:
             if image.error is None and not there:
                 holders = self._holders.get(digest, [])
                 there = repository in holders
-                source = next(iter(holders), None if step.after else step.source)
+                planned = None if step.after else step.source
+                source = planned or next(iter(holders), None)
                 if not there and source is None:
                     if digest in self._sending:
                         self._sending[digest].append((partial(self._step, image, step, urgency), urgency))

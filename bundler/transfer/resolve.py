@@ -14,7 +14,16 @@ from bundler.oci import mediatype
 from bundler.oci.content import BlobSource, ImageContent
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
-from bundler.oci.manifest import MAX_DESCRIPTORS, MAX_MANIFEST_BYTES, Index, Manifest, parse, parse_json
+from bundler.oci.manifest import (
+    MAX_DESCRIPTORS,
+    MAX_IMAGE_MANIFEST_BYTES,
+    MAX_MANIFEST_BYTES,
+    Index,
+    Manifest,
+    check_sizes,
+    parse,
+    parse_json,
+)
 from bundler.oci.platform import Platform
 
 
@@ -60,7 +69,8 @@ class Resolver:
         self._ask_first = ask_first
         self._manifests: dict[Digest, Manifest | Index] = {}
         self._blobs: dict[Digest, Descriptor] = {}
-        self._count = 0
+        self._platforms: dict[Digest, tuple[Platform, ...]] = {}
+        self._count = self._bytes = 0
 
     def resolve(self, image: WantedImage) -> ResolvedImage:
         """Fetch what is missing and decide what comes along.
@@ -72,6 +82,7 @@ class Resolver:
         """
         root = self._root(image)
         if isinstance(root, Manifest):
+            self._count_in(root)
             platform = self._platform_of(root)
             self._take(root)
             if platform is None:
@@ -80,6 +91,8 @@ class Resolver:
             if missing and len(missing) == len(self._wanted or ()):
                 raise self._wrong(image, (platform,))
             return self._resolved(image, root.digest, (platform,), missing)
+        self._count_in(root)
+        check_sizes(root)
         pinned = image.reference.digest is not None
         inside = {
             child.digest: self._everything(child, 1)
@@ -147,16 +160,20 @@ class Resolver:
         return document
 
     def _everything(self, child: Descriptor, depth: int) -> tuple[Platform, ...]:
-        """Take a child with all below it; return the platforms found."""
+        """Take a child with all below it, each digest once; return the platforms found."""
         if not _is_document(child):
-            self._blobs[child.digest] = child
+            self._take_blobs((child,))
             return ()
+        if child.digest in self._platforms:
+            return self._platforms[child.digest]
         if depth > MAX_DEPTH:
             raise BadManifestError(f"{child.digest} is nested deeper than {MAX_DEPTH} indexes")
-        known = self._manifests.get(child.digest)
-        document = known or self._document(child)
+        document = self._document(child)
+        self._count_in(document)
         if isinstance(document, Index):
-            platforms: tuple[Platform, ...] = ()
+            check_sizes(document)
+        platforms: tuple[Platform, ...] = ()
+        if isinstance(document, Index):
             for grandchild in document.manifests:
                 inner = self._everything(grandchild, depth + 1)
                 platforms += (grandchild.platform,) if grandchild.platform else inner
@@ -165,19 +182,30 @@ class Resolver:
             platform = child.platform or self._platform_of(document)
             platforms = (platform,) if platform else ()
         self._take(document)
-        return platforms
+        self._platforms[child.digest] = tuple(sorted(set(platforms)))
+        return self._platforms[child.digest]
 
     def _take(self, document: Manifest | Index) -> None:
-        if document.digest in self._manifests:
-            return
-        self._count += len(document.manifests) if isinstance(document, Index) else 1 + len(document.layers)
-        if self._count > MAX_DESCRIPTORS:
-            raise BadManifestError(f"an image has more than {MAX_DESCRIPTORS} descriptors")
         if isinstance(document, Manifest):
-            self._blobs |= {blob.digest: blob for blob in document.blobs}
+            self._take_blobs(document.blobs)
         elif not self._layout.verify_blob(document.descriptor):
             self._layout.put_bytes(document.raw, document.digest)
         self._manifests[document.digest] = document
+
+    def _take_blobs(self, blobs: tuple[Descriptor, ...]) -> None:
+        for blob in blobs:
+            known = self._blobs.setdefault(blob.digest, blob)
+            if known.size != blob.size:
+                raise BadManifestError(f"{blob.digest} is listed with {known.size} and with {blob.size} bytes")
+
+    def _count_in(self, document: Manifest | Index) -> None:
+        """Bound what one image may list and what its manifests may weigh, before anything below is fetched."""
+        self._count += len(document.manifests) if isinstance(document, Index) else 1 + len(document.layers)
+        self._bytes += len(document.raw)
+        if self._count > MAX_DESCRIPTORS:
+            raise BadManifestError(f"an image has more than {MAX_DESCRIPTORS} descriptors")
+        if self._bytes > MAX_IMAGE_MANIFEST_BYTES:
+            raise BadManifestError(f"the manifests of an image have more than {MAX_IMAGE_MANIFEST_BYTES} bytes")
 
     def _platform_of(self, manifest: Manifest) -> Platform | None:
         """Return the platform that the image config states; None for artifacts."""

@@ -458,7 +458,7 @@ def test_a_repository_that_the_token_server_refuses_fails_alone(store: BlobStore
     assert made.lock["failed"][0]["error"] in {"unauthorized", "denied"}
 
 
-def test_an_expired_token_is_renewed(store: BlobStore, to: Path) -> None:
+def test_a_fresh_token_that_is_refused_is_not_asked_for_again_and_again(store: BlobStore, to: Path) -> None:
     require("docker-registry", "openssl")
     image = many(store, "expired", 3000)
     with TokenServer(USER, PASSWORD, anonymous_pull=True) as tokens, Registry(token=tokens.auth) as registry:
@@ -469,7 +469,7 @@ def test_an_expired_token_is_renewed(store: BlobStore, to: Path) -> None:
 
         result = bundle([f"{registry.host}/some/image:1"], to, code=10)
 
-        assert 2 <= len(tokens.requests) <= 6
+        assert len(tokens.requests) <= 2
     assert "no-credentials" in json.dumps(Bundle(to).lock["failed"]) or "401" in result.err
 
 

@@ -395,7 +395,7 @@ def test_a_dry_run_only_asks_and_the_real_run_then_does_exactly_its_plan(
     dry = run("push", bundle, target.url, "--dry-run", "-o", "json")
 
     assert dry.code == 0, dry.err
-    assert {request.method for request in target.requests()} == {"HEAD"}
+    assert {request.path for request in target.requests() if request.method != "HEAD"} == {"/v2/"}
     plan = dry.json["facts"]["plan"]
     planned = {
         (place(image["reference"])[0], blob["digest"], blob["action"], blob["mount_from"])

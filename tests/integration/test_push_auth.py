@@ -166,11 +166,12 @@ def test_tokens_are_asked_for_each_repository_and_for_the_source_of_a_mount(bund
         assert kept_secret(done, state, report)
         assert json.loads(report.read_text())["totals"]["bytes_mounted"] == len(BASE)
         assert {frozenset(asked.scopes) for asked in tokens.requests} == {
+            frozenset(),  # for GET /v2/, which asks whether this is a registry
             frozenset({"repository:rancher/big:pull,push"}),
             frozenset({"repository:rancher/small:pull,push"}),
             frozenset({"repository:rancher/small:pull,push", "repository:rancher/big:pull"}),
         }
-        assert len(tokens.requests) == 3
+        assert len(tokens.requests) == 4
         assert {(asked.user, asked.service, asked.status) for asked in tokens.requests} == {
             ("alice", tokens.service, 200)
         }
@@ -259,7 +260,7 @@ def test_a_token_that_is_refused_when_it_is_new_is_not_tried_for_ever(
     assert done.code == 10, done.err
     assert outcomes(done) == {BIG: "failed", SMALL: "pushed"}
     failed = next(image for image in done.json["images"] if image["outcome"] == "failed")
-    assert failed["error"]["reference"] == "unauthorized"
+    assert failed["error"]["reference"] == "denied"
     assert set(uploads(target.requests(), 401).values()) == {2}
     assert complete(target, "rancher/small", "1", images[SMALL])
 

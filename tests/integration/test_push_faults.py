@@ -20,7 +20,8 @@ from bundler.progress import NoProgress
 from bundler.registry.client import RegistryClient
 from bundler.registry.endpoint import Endpoint
 from bundler.transfer.plan import PushImage, make_plan
-from bundler.transfer.push import Pusher
+from bundler.transfer.push import PushedImage, Pusher
+from bundler.transfer.survey import Survey
 from tests.support.certificates import make_certificate
 from tests.support.command import run, start
 from tests.support.content import BlobStore, BuiltImage, digest_of
@@ -532,7 +533,8 @@ def test_a_second_push_to_the_same_target_is_refused_at_once_and_to_others_not(
     bundle: Path, target: FaultyRegistry
 ) -> None:
     stalled = target.fault("PUT", "/v2/a/b/rancher.*/blobs/uploads/", STALL, times=None)
-    with start("push", bundle, f"{target.url}/a/b") as running:
+    # One job: while its upload stalls, the first push asks for nothing else.
+    with start("push", bundle, f"{target.url}/a/b", "--jobs", "1") as running:
         try:
             wait_until(lambda: stalled.hits >= 1)
             mark = target.mark()
@@ -592,8 +594,11 @@ def test_a_medium_that_cannot_be_read_is_not_taken_for_a_broken_connection(
     try:
         client = RegistryClient(Endpoint(f"{target.url}/v2"), http)
         with open("/dev/null", "w", encoding="utf-8") as nowhere:
-            pusher = Pusher(layout, client, jobs=1, progress=NoProgress(nowhere))
-            pushed = pusher.execute(make_plan(wanted, pusher.survey(wanted).existing))
+            survey = Survey(client)
+            survey.ask(wanted, jobs=1)
+            plan = make_plan(wanted, survey.existing)
+            pushed = [PushedImage(image) for image in plan.images]
+            Pusher(layout, client, jobs=1, progress=NoProgress(nowhere)).execute(plan, pushed)
     finally:
         http.close()
 

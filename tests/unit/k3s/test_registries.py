@@ -256,8 +256,9 @@ configs:
     assert default.auth is None
     _listed, default = endpoints(text, "ghcr.io")
     assert default.tls is None
-    assert len(parse(text).warnings) == 1
-    assert parse(text).warnings[0].startswith("r.yaml:7: K3s sends these credentials nowhere")
+    first, second = parse(text).warnings
+    assert first.startswith("r.yaml:7: K3s sends these credentials nowhere")
+    assert second == "r.yaml:8: the certificate of this host is not verified"
 
 
 @pytest.mark.parametrize(
