@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help setup demo test unit integration e2e lint type docs docs-check check soak bench dist clean
 
-setup: $(VENV)/.installed
+setup: $(VENV)/.installed  ## virtual environment and the programs that tests talk to
 	@bash tests/support/install-programs.sh
 
 $(VENV)/.installed: pyproject.toml bundler/__init__.py
@@ -25,26 +25,26 @@ demo: $(VENV)/.installed  ## the main job, with real commands, on this machine
 test: setup  ## every test
 	$(PYTEST)
 
-unit: setup
+unit: setup  ## tests without sockets
 	$(PYTEST) tests/unit
 
-integration: setup
+integration: setup  ## tests against real and scripted registries
 	$(PYTEST) tests/integration
 
-e2e: setup
+e2e: setup  ## whole releases, with containerd and skopeo
 	$(PYTEST) tests/e2e
 
-lint: setup
+lint: setup  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: setup
+type: setup  ## mypy, strict
 	$(BIN)/mypy
 
 docs: setup  ## write the generated parts of README.md and docs/
 	$(BIN)/python -m tests.support.docs --write
 
-docs-check: setup
+docs-check: setup  ## are the generated parts of the documentation up to date?
 	$(BIN)/python -m tests.support.docs
 
 check: lint type docs-check test  ## what continuous integration runs
@@ -52,13 +52,14 @@ check: lint type docs-check test  ## what continuous integration runs
 bench: setup  ## time and memory against skopeo; prints, judges nothing
 	@$(BIN)/python -m tests.bench
 
-soak: setup  ## the long runs: hundreds of kills, gigabyte layers
+soak: setup  ## the long runs: hundreds of kills, gigabyte layers, guided fuzzing
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[soak]'
 	@$(BIN)/python -m tests.soak
 
 dist:
 	@echo "make dist has no content yet: the single file that crosses the gap is still to come" >&2; exit 1
 
-clean:
+clean:  ## remove what was made here
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 
 help:  ## this list

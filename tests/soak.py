@@ -1,7 +1,7 @@
 """``make soak``: the long forms of the tests that a day is too short for, and their figures.
 
 Every number can be set, for a quick try or a longer run: AIRGAP_SYNC_SOAK_KILLS (of bundle, of push, each),
-AIRGAP_SYNC_SOAK_LAYER_MB, AIRGAP_SYNC_SOAK_IMAGES and AIRGAP_SYNC_SEED.
+AIRGAP_SYNC_SOAK_LAYER_MB, AIRGAP_SYNC_SOAK_IMAGES, AIRGAP_SYNC_SOAK_FUZZ_SECONDS and AIRGAP_SYNC_SEED.
 It ends with 1 where anything did not hold.
 """
 
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import fuzz
 from tests.support.bundles import command, one
 from tests.support.disks import scratch
 from tests.support.handmade import write_bundle
@@ -78,6 +79,7 @@ def main() -> None:
         kill("bundle", kills, tally, lambda: bundles.chain(bundle_chance, tally))
         pushes = PushSite(Path(name) / "push-site")
         kill("push", kills, tally, lambda: pushes.chain(push_chance, tally))
+    executions = fuzz.main(number("FUZZ_SECONDS", 120))
     # The layer, its bundle, and the registry's storage.
     work = scratch(4 * layer_mb * 1_000_000)
     peaks: dict[str, int] = {}
@@ -99,6 +101,7 @@ def main() -> None:
     print(f"bytes transferred twice  {tally.bytes_twice}")
     for what, peak_kib in peaks.items():
         print(f"peak RSS                 {peak_kib / 1024:.1f} MiB, {what}")
+    print(f"fuzz executions          {executions}")
     print(f"runtime                  {time.monotonic() - started:.0f} s")
     for violation in tally.violations:
         print(f"VIOLATION: {violation}", file=sys.stderr)
