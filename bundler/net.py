@@ -364,7 +364,7 @@ def _ours(error: Exception, url: str) -> AirgapSyncError:
         if isinstance(cause, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)):
             return _tls_error(cause, host)
     if any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in chain):
-        return ConnectionFailedError(f"the host name in {where} does not resolve", context={"url": where})
+        return ConnectionFailedError(f"the host name {host} does not resolve", context={"url": where})
     # urllib3's NewConnectionError is a ConnectTimeoutError to Python, so it comes first.
     if any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in chain):
         reason = next((c.strerror for c in chain if isinstance(c, OSError) and c.strerror), "no route")
