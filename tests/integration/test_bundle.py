@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,22 +27,6 @@ from tests.support.images import AMD64, ARM64, BlobStore, ImageFactory, digest_o
 from tests.support.releases import ReleaseServer
 
 VERSION = "v1.32.3+k3s1"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
-    return BlobStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def registry() -> Iterator[GatedRegistry]:
-    with GatedRegistry() as started:
-        yield started
-
-
-@pytest.fixture
-def to(tmp_path: Path) -> Path:
-    return tmp_path / "bundle"
 
 
 # --- what is written ----------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """`bundle`: which platforms of an image come along, and what its name then stands for."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +31,8 @@ S390X = Platform("linux", "s390x")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
-    return BlobStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
 def factory(tmp_path_factory: pytest.TempPathFactory) -> ImageFactory:
     return ImageFactory(tmp_path_factory.mktemp("factory"))
-
-
-@pytest.fixture
-def registry() -> Iterator[GatedRegistry]:
-    with GatedRegistry() as started:
-        yield started
-
-
-@pytest.fixture
-def to(tmp_path: Path) -> Path:
-    return tmp_path / "bundle"
 
 
 def choose(*platforms: str) -> list[str]:

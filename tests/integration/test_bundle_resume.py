@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,22 +32,6 @@ from tests.support.programs import require
 from tests.support.releases import ReleaseServer
 
 MEBIBYTE = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
-    return BlobStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def registry() -> Iterator[GatedRegistry]:
-    with GatedRegistry() as started:
-        yield started
-
-
-@pytest.fixture
-def to(tmp_path: Path) -> Path:
-    return tmp_path / "bundle"
 
 
 def leftovers(path: Path) -> list[str]:

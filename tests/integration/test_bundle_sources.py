@@ -34,11 +34,6 @@ BASIC = Status(401, {"WWW-Authenticate": 'Basic realm="test"'})
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
-    return BlobStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
 def image(store: BlobStore) -> BuiltImage:
     return many(store, "image")
 
@@ -48,12 +43,6 @@ def three() -> Iterator[tuple[GatedRegistry, GatedRegistry, GatedRegistry]]:
     with ExitStack() as stack:
         first, second, third = (stack.enter_context(GatedRegistry()) for _ in range(3))
         yield first, second, third
-
-
-@pytest.fixture
-def registry() -> Iterator[GatedRegistry]:
-    with GatedRegistry() as started:
-        yield started
 
 
 @pytest.fixture
@@ -68,11 +57,6 @@ def guarded(image: BuiltImage) -> Iterator[Registry]:
     with Registry(htpasswd=(USER, PASSWORD)) as started:
         publish(image, started.url, "some/image", "1", auth=(USER, PASSWORD))
         yield started
-
-
-@pytest.fixture
-def to(tmp_path: Path) -> Path:
-    return tmp_path / "bundle"
 
 
 @pytest.fixture

@@ -25,17 +25,6 @@ MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
-    return BlobStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def registry() -> Iterator[GatedRegistry]:
-    with GatedRegistry() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BundleSite]:
     with KillingRegistry() as upstream:
         yield BundleSite(tmp_path_factory.mktemp("site"), upstream)

@@ -364,11 +364,6 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
-    return BlobStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
 def all_at_once(store: BlobStore, tmp_path_factory: pytest.TempPathFactory) -> Run:
     directory = tmp_path_factory.mktemp("hostile") / "bundle"
     with HostileRegistry() as registry:

@@ -237,11 +237,6 @@ class Journey:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
-    return BlobStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
 def target() -> Iterator[Registry]:
     require("docker-registry")
     with Registry() as started:

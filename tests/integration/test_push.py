@@ -53,12 +53,6 @@ def store(tmp_path: Path) -> BlobStore:
 
 
 @pytest.fixture
-def target() -> Iterator[FaultyRegistry]:
-    with FaultyRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
 def images(store: BlobStore) -> dict[str, BuiltImage]:
     """Three images that share a layer, one of them an index, one with an empty layer and Docker's media types."""
     return {

@@ -2,7 +2,6 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,12 +36,6 @@ def images(store: BlobStore) -> dict[str, BuiltImage]:
 @pytest.fixture
 def bundle(tmp_path: Path, images: dict[str, BuiltImage]) -> Path:
     return write_bundle(tmp_path / "bundle", images)
-
-
-@pytest.fixture
-def target() -> Iterator[FaultyRegistry]:
-    with FaultyRegistry() as registry:
-        yield registry
 
 
 def login(directory: Path, host: str, password: str = PASSWORD, user: str = "alice") -> dict[str, str]:

@@ -4,7 +4,7 @@ import errno
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Self
 from urllib.parse import parse_qs, urlsplit
@@ -51,12 +51,6 @@ STALL = Stall(60)
 @pytest.fixture
 def store(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path / "store")
-
-
-@pytest.fixture
-def target() -> Iterator[FaultyRegistry]:
-    with FaultyRegistry() as registry:
-        yield registry
 
 
 @pytest.fixture
