@@ -8,8 +8,10 @@ if sys.version_info < (3, 11):  # noqa: UP036 - the guard that tells it in one l
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from bundler.cli.main import run  # noqa: PLC0415 - only after the version check
-
+    try:
+        from bundler.cli.main import run  # noqa: PLC0415 - only after the version check
+    except KeyboardInterrupt:
+        sys.exit(130)
     run()
 
 

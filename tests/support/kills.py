@@ -148,7 +148,10 @@ def judge_end(result: Result, moment: Moment, tally: Tally) -> bool:
         return False
     tally.kills += 1
     tally.by_signal[moment.number.name] = tally.by_signal.get(moment.number.name, 0) + 1
-    # A negative code: the signal came before the command could take care of it.
+    # A negative code: the signal came before the command could take care of it. While Python itself starts, before
+    # the command's first line, SIGINT is Python's to answer.
+    if moment.number == signal.SIGINT and "Could not import runpy module" in result.err:
+        return True
     tally.check(
         result.code in {-moment.number, 128 + moment.number}, f"{moment} ended with {result.code}: {result.err}"
     )
