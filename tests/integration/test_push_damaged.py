@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,29 @@ def fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+def device(path: Path) -> None:
+    """Put a device of endless bytes in the place of a file."""
+    path.unlink()
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+
+
+def hard_link(path: Path) -> None:
+    """Put another name of a secret file in the place of a blob: it is a regular file, with other bytes."""
+    elsewhere = path.parent.parent.parent.parent / "secret"
+    elsewhere.write_bytes(bytes(path.stat().st_size))
+    path.unlink()
+    path.hardlink_to(elsewhere)
+
+
 @pytest.mark.parametrize(
     ("part", "damage"),
     [
         *(
             ("layer", damage)
-            for damage in (remove, shorten, lengthen, empty, flip_first, flip_last, link, directory, fifo)
+            for damage in (
+                *(remove, shorten, lengthen, empty, flip_first, flip_last),
+                *(link, directory, fifo, device, hard_link),
+            )
         ),
         *(("config", damage) for damage in (remove, shorten, flip)),
     ],
