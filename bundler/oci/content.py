@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from bundler.errors import BadManifestError
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
-from bundler.oci.manifest import Index, Manifest
+from bundler.oci.manifest import MAX_DESCRIPTORS, MAX_IMAGE_MANIFEST_BYTES, Index, Manifest, check_sizes
 
 #: Bytes read at a time when content is streamed: large enough to leave Python out, small enough for memory.
 CHUNK_BYTES = 1024 * 1024
@@ -85,3 +86,55 @@ class ImageContent:
             yield manifest.digest
         for blob in self.blobs:
             yield blob.digest
+
+
+class ContentBuilder:
+    """Gathers the content of one image while its manifests are read, within bounds.
+
+    Whoever reads the manifests, from a registry or from a layout, gets the same bounds and the same order.
+    """
+
+    def __init__(self) -> None:
+        self.manifests: dict[Digest, Manifest | Index] = {}
+        self._blobs: dict[Digest, Descriptor] = {}
+        self._count = self._bytes = 0
+
+    def count_in(self, document: Manifest | Index) -> None:
+        """Bound what one image may list and what its manifests may weigh, before anything below is read.
+
+        Raises:
+            BadManifestError: Too many descriptors, too many bytes, or one digest with two sizes.
+        """
+        self._count += len(document.manifests) if isinstance(document, Index) else 1 + len(document.layers)
+        self._bytes += len(document.raw)
+        if self._count > MAX_DESCRIPTORS:
+            raise BadManifestError(f"an image has more than {MAX_DESCRIPTORS} descriptors")
+        if self._bytes > MAX_IMAGE_MANIFEST_BYTES:
+            raise BadManifestError(f"the manifests of an image have more than {MAX_IMAGE_MANIFEST_BYTES} bytes")
+        if isinstance(document, Index):
+            check_sizes(document)
+
+    def add(self, document: Manifest | Index) -> None:
+        """Take a document whose children were added before it, with its blobs.
+
+        Raises:
+            BadManifestError: A blob is listed with two sizes.
+        """
+        if isinstance(document, Manifest):
+            for blob in document.blobs:
+                self.add_blob(blob)
+        self.manifests[document.digest] = document
+
+    def add_blob(self, blob: Descriptor) -> None:
+        """Take a blob.
+
+        Raises:
+            BadManifestError: It is listed with two sizes.
+        """
+        known = self._blobs.setdefault(blob.digest, blob)
+        if known.size != blob.size:
+            raise BadManifestError(f"{blob.digest} is listed with {known.size} and with {blob.size} bytes")
+
+    def content(self) -> ImageContent:
+        """Return what was gathered; the document added last is the root."""
+        return ImageContent(tuple(self.manifests.values()), tuple(self._blobs.values()))

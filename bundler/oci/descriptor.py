@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from bundler.errors import BadDigestError, BadManifestError
+from bundler.oci import mediatype
 from bundler.oci.digest import Digest
 from bundler.oci.platform import Platform
 
@@ -50,6 +51,11 @@ class Descriptor:
             return cls(media_type, Digest.parse(digest), size, data)
         except BadDigestError as error:
             raise BadManifestError(f"{where}: {error.message}") from error
+
+    @property
+    def is_document(self) -> bool:
+        """Whether this points at a manifest or index, and not at a blob."""
+        return mediatype.is_index(self.media_type) or mediatype.is_manifest(self.media_type)
 
     @property
     def platform(self) -> Platform | None:

@@ -11,16 +11,13 @@ from bundler.errors import BadManifestError, IntegrityError, WrongPlatformError
 from bundler.layout.check import MAX_DEPTH
 from bundler.layout.store import Layout
 from bundler.oci import mediatype
-from bundler.oci.content import BlobSource, ImageContent
+from bundler.oci.content import BlobSource, ContentBuilder
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.oci.manifest import (
-    MAX_DESCRIPTORS,
-    MAX_IMAGE_MANIFEST_BYTES,
     MAX_MANIFEST_BYTES,
     Index,
     Manifest,
-    check_sizes,
     parse,
     parse_json,
 )
@@ -67,10 +64,8 @@ class Resolver:
         self._fetch_blob = fetch_blob
         self._wanted = wanted
         self._ask_first = ask_first
-        self._manifests: dict[Digest, Manifest | Index] = {}
-        self._blobs: dict[Digest, Descriptor] = {}
+        self._found = ContentBuilder()
         self._platforms: dict[Digest, tuple[Platform, ...]] = {}
-        self._count = self._bytes = 0
 
     def resolve(self, image: WantedImage) -> ResolvedImage:
         """Fetch what is missing and decide what comes along.
@@ -82,7 +77,7 @@ class Resolver:
         """
         root = self._root(image)
         if isinstance(root, Manifest):
-            self._count_in(root)
+            self._found.count_in(root)
             platform = self._platform_of(root)
             self._take(root)
             if platform is None:
@@ -91,13 +86,12 @@ class Resolver:
             if missing and len(missing) == len(self._wanted or ()):
                 raise self._wrong(image, (platform,))
             return self._resolved(image, root.digest, (platform,), missing)
-        self._count_in(root)
-        check_sizes(root)
+        self._found.count_in(root)
         pinned = image.reference.digest is not None
         inside = {
             child.digest: self._everything(child, 1)
             for child in root.manifests
-            if child.platform is None and ATTESTED_DIGEST not in child.annotations and _is_document(child)
+            if child.platform is None and ATTESTED_DIGEST not in child.annotations and child.is_document
         }
         selection = select(root, self._wanted, inside)
         if selection.available and self._wanted and len(selection.missing) == len(self._wanted):
@@ -124,8 +118,7 @@ class Resolver:
         *,
         complete_because_pinned: bool = False,
     ) -> ResolvedImage:
-        content = ImageContent(tuple(self._manifests.values()), tuple(self._blobs.values()))
-        return ResolvedImage(image, content, upstream, platforms, missing, complete_because_pinned)
+        return ResolvedImage(image, self._found.content(), upstream, platforms, missing, complete_because_pinned)
 
     def _root(self, image: WantedImage) -> Manifest | Index:
         """Return the manifest that the name stands for; its bytes are in the layout afterwards."""
@@ -161,17 +154,15 @@ class Resolver:
 
     def _everything(self, child: Descriptor, depth: int) -> tuple[Platform, ...]:
         """Take a child with all below it, each digest once; return the platforms found."""
-        if not _is_document(child):
-            self._take_blobs((child,))
+        if not child.is_document:
+            self._found.add_blob(child)
             return ()
         if child.digest in self._platforms:
             return self._platforms[child.digest]
         if depth > MAX_DEPTH:
             raise BadManifestError(f"{child.digest} is nested deeper than {MAX_DEPTH} indexes")
         document = self._document(child)
-        self._count_in(document)
-        if isinstance(document, Index):
-            check_sizes(document)
+        self._found.count_in(document)
         platforms: tuple[Platform, ...] = ()
         if isinstance(document, Index):
             for grandchild in document.manifests:
@@ -186,26 +177,9 @@ class Resolver:
         return self._platforms[child.digest]
 
     def _take(self, document: Manifest | Index) -> None:
-        if isinstance(document, Manifest):
-            self._take_blobs(document.blobs)
-        elif not self._layout.verify_blob(document.descriptor):
+        if isinstance(document, Index) and not self._layout.verify_blob(document.descriptor):
             self._layout.put_bytes(document.raw, document.digest)
-        self._manifests[document.digest] = document
-
-    def _take_blobs(self, blobs: tuple[Descriptor, ...]) -> None:
-        for blob in blobs:
-            known = self._blobs.setdefault(blob.digest, blob)
-            if known.size != blob.size:
-                raise BadManifestError(f"{blob.digest} is listed with {known.size} and with {blob.size} bytes")
-
-    def _count_in(self, document: Manifest | Index) -> None:
-        """Bound what one image may list and what its manifests may weigh, before anything below is fetched."""
-        self._count += len(document.manifests) if isinstance(document, Index) else 1 + len(document.layers)
-        self._bytes += len(document.raw)
-        if self._count > MAX_DESCRIPTORS:
-            raise BadManifestError(f"an image has more than {MAX_DESCRIPTORS} descriptors")
-        if self._bytes > MAX_IMAGE_MANIFEST_BYTES:
-            raise BadManifestError(f"the manifests of an image have more than {MAX_IMAGE_MANIFEST_BYTES} bytes")
+        self._found.add(document)
 
     def _platform_of(self, manifest: Manifest) -> Platform | None:
         """Return the platform that the image config states; None for artifacts."""
@@ -222,7 +196,3 @@ class Resolver:
         wanted = ", ".join(str(platform) for platform in self._wanted or ())
         exists = ", ".join(sorted({str(platform) for platform in available}))
         return WrongPlatformError(f"{image.reference} exists for {exists}, not for {wanted}")
-
-
-def _is_document(descriptor: Descriptor) -> bool:
-    return mediatype.is_index(descriptor.media_type) or mediatype.is_manifest(descriptor.media_type)
