@@ -1,7 +1,7 @@
 """Ways in which a registry, or the network before it, may fail."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -69,7 +69,98 @@ class WrongDigestHeader:
     digest: str = "sha256:" + "0" * 64
 
 
-Action = Status | Redirect | Cut | Corrupt | ShortLength | Reset | Stall | WrongDigestHeader
+@dataclass(frozen=True)
+class BreakBody:
+    """Read only so many bytes of the request's body, then end the connection without an answer.
+
+    What arrived is treated the way the registry's `broken_patch` says. Without `reset` the connection ends in good
+    order, and what the client still sends is dropped.
+    """
+
+    after_bytes: int
+    reset: bool = True
+
+
+@dataclass(frozen=True)
+class EarlyStatus:
+    """Answer when so many bytes of the request's body are there, and close the connection.
+
+    With `after_bytes=0` the registry has never seen the request, as with a limit of the web server before it. Else
+    its body has broken off there. What the client still sends is dropped for a moment, so that it can see the
+    answer; with `reset` it is not, and the client that is still sending sees a broken connection first.
+    """
+
+    code: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    after_bytes: int = 0
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class StallBody:
+    """Read no more of the request's body for some time after so many bytes of it.
+
+    The operating systems at both ends take some more from the client meanwhile, about 5 MiB at the most.
+    """
+
+    after_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Send the body in small pieces, with a pause after each."""
+
+    bytes_per_piece: int
+    pause_s: float
+
+
+@dataclass(frozen=True)
+class EditHeaders:
+    """Change headers of the true answer; None takes one away.
+
+    In a value `{value}` stands for what the header was, and `{host}` for host and port of the registry.
+    """
+
+    headers: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class LoseBlob:
+    """Carry the request out, but forget the blob that it put or mounted right after."""
+
+
+@dataclass(frozen=True)
+class LoseSession:
+    """Lose the upload session that the request is for, and answer that it is unknown."""
+
+
+@dataclass(frozen=True)
+class Meanwhile:
+    """Do something, such as changing what the server knows, before the request is looked at; only `HarborDouble`."""
+
+    do: Callable[[], object]
+
+
+Action = (
+    Status
+    | Redirect
+    | Cut
+    | Corrupt
+    | ShortLength
+    | Reset
+    | Stall
+    | WrongDigestHeader
+    | BreakBody
+    | EarlyStatus
+    | StallBody
+    | Drip
+    | EditHeaders
+    | LoseBlob
+    | LoseSession
+    | Meanwhile
+)
 
 
 @dataclass

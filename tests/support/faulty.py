@@ -3,46 +3,73 @@
 import socket
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
+from pathlib import Path
+from typing import Any
 
+from tests.support.bodies import RequestBody
+from tests.support.certificates import Certificate
 from tests.support.content import BuiltImage
 from tests.support.faults import (
     Action,
+    BreakBody,
     Corrupt,
     Cut,
+    Drip,
+    EarlyStatus,
+    EditHeaders,
     Fault,
+    LoseBlob,
+    LoseSession,
     Redirect,
     Reset,
     ShortLength,
     Stall,
+    StallBody,
     Status,
     WrongDigestHeader,
 )
-from tests.support.memory_registry import MemoryRegistry, Request, Response
-from tests.support.servers import LoopbackServer, QuietHandler, reset_on_close
+from tests.support.memory_registry import MemoryRegistry, Request, Response, error
+from tests.support.servers import LoopbackServer, QuietHandler, end_politely, reset_on_close
 
 __all__ = [
     "Action",
+    "BreakBody",
     "Corrupt",
     "Cut",
+    "Drip",
+    "EarlyStatus",
+    "EditHeaders",
     "Fault",
     "FaultyRegistry",
+    "LoseBlob",
+    "LoseSession",
     "Recorded",
     "Redirect",
     "Reset",
     "ShortLength",
     "Stall",
+    "StallBody",
     "Status",
     "WrongDigestHeader",
 ]
 
+_TOO_LARGE = EarlyStatus(
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    {"Content-Type": "text/html"},
+    b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
+    b"<center><h1>413 Request Entity Too Large</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n",
+)
+#: For how long a client that is still sending after the end may do so.
+_FAREWELL_S = 2.0
+
 
 @dataclass(frozen=True)
 class Recorded:
-    """A request, and the status of the answer; 0 where the connection was reset instead.
+    """A request, and the status of the answer; 0 where the connection ended instead.
 
-    Header names are in lower case. `target` is the path with its query.
+    Header names are in lower case. `target` is the path with its query. `body_size` is what was read of the body.
     """
 
     method: str
@@ -60,15 +87,23 @@ class Recorded:
 class FaultyRegistry(LoopbackServer):
     """Context manager: a registry in memory on the loopback interface, with faults to order."""
 
-    def __init__(self, *, ranges: bool = True, mounts: bool = True, strict: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        certificate: Certificate | None = None,
+        client_ca: Path | None = None,
+        address: str = "127.0.0.1",
+        **options: Any,
+    ) -> None:
         """Prepare an empty registry without faults.
 
         Args:
-            ranges: Serve parts of blobs.
-            mounts: Mount blobs of other repositories.
-            strict: Refuse manifests whose content is not there.
+            certificate: Serve https with this certificate.
+            client_ca: Certificates of those whose clients may come; others fail.
+            address: Where to listen; `::1` for IPv6.
+            options: Those of `Quirks`: what it does differently from other registries, without any fault.
         """
-        self.content = MemoryRegistry(ranges=ranges, mounts=mounts, strict=strict)
+        self.content = MemoryRegistry(**options)
         self._recorded: list[Recorded] = []
         self._faults: list[Fault] = []
         self._guard = threading.Lock()
@@ -77,12 +112,12 @@ class FaultyRegistry(LoopbackServer):
         class Handler(_Handler):
             registry = server
 
-        super().__init__(Handler)
+        super().__init__(Handler, certificate=certificate, client_ca=client_ca, address=address)
 
     @property
     def url(self) -> str:
         """Address of the registry."""
-        return f"http://{self.host}"
+        return self.origin
 
     @property
     def violations(self) -> list[str]:
@@ -92,6 +127,10 @@ class FaultyRegistry(LoopbackServer):
     def add(self, image: BuiltImage, repository: str, tag: str | None = None) -> None:
         """Put an image in, with all of its content."""
         self.content.add(image, repository, tag)
+
+    def create(self, repository: str) -> None:
+        """Make a repository, which only a registry that `need_repository` asks for."""
+        self.content.create(repository)
 
     def fault(self, method: str, path_regex: str, action: Action, *, times: int | None = 1, skip: int = 0) -> Fault:
         """Order a fault. Where several match a request, the one ordered first happens.
@@ -142,8 +181,33 @@ class _Handler(QuietHandler):
 
     def _serve(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, self._body())
+        request = Request(self.command, self.path, headers, scheme=self.registry.scheme)
         action = self.registry._action_for(request)
+        body = RequestBody(self.rfile, self.headers)
+        if isinstance(action, BreakBody):
+            body.receive(action.after_bytes)
+            self._interrupted(request, body)
+            self._break(reset=action.reset, farewell_s=_FAREWELL_S)
+            return
+        early = action if isinstance(action, EarlyStatus) else self._over_limit(body)
+        if early:
+            self._answer_early(request, body, early)
+            return
+        if isinstance(action, StallBody):
+            body.receive(action.after_bytes)
+            stored = self.registry.content.arriving(replace(request, body=bytes(body.data)))
+            request = replace(request, stored=stored)
+            self.registry.pause(action.seconds)
+        body.receive()
+        if not body.complete:
+            self._interrupted(request, body)
+            self.close_connection = True
+            return
+        self._answer(replace(request, body=bytes(body.data)), action)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
+
+    def _answer(self, request: Request, action: Action | None) -> None:
         if isinstance(action, Stall) and action.after_bytes is None:
             self.registry.pause(action.seconds)
         if action == Reset(after_effect=True):
@@ -157,7 +221,28 @@ class _Handler(QuietHandler):
         self.registry._record(request, response.status)
         self._send(response, action)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
+    def _over_limit(self, body: RequestBody) -> EarlyStatus | None:
+        limit = self.registry.content.quirks.body_limit
+        if limit is None:
+            return None
+        if body.length is None:
+            body.receive(limit + 1)
+        return _TOO_LARGE if (body.length or len(body.data)) > limit else None
+
+    def _answer_early(self, request: Request, body: RequestBody, early: EarlyStatus) -> None:
+        body.receive(early.after_bytes)
+        if early.after_bytes:
+            self._interrupted(request, body, early.code)
+        else:
+            self.registry._record(replace(request, body=bytes(body.data)), early.code)
+        self._send(Response(early.code, early.body, {**early.headers, "Connection": "close"}), None)
+        self._break(reset=early.reset, farewell_s=_FAREWELL_S)
+
+    def _interrupted(self, request: Request, body: RequestBody, status: int = 0) -> None:
+        """Let the registry have what arrived, and record it."""
+        part = replace(request, body=bytes(body.data))
+        self.registry.content.interrupted(part)
+        self.registry._record(part, status)
 
     def _response(self, request: Request, action: Action | None) -> Response:
         if isinstance(action, Status):
@@ -165,7 +250,13 @@ class _Handler(QuietHandler):
         if isinstance(action, Redirect):
             location = action.location.replace("{target}", request.target)
             return Response(action.code, headers={"Location": location})
+        if isinstance(action, LoseSession):
+            self.registry.content.lose_session(request)
+            return error(HTTPStatus.NOT_FOUND, "BLOB_UPLOAD_UNKNOWN")
         response = self.registry.content.handle(request)
+        if isinstance(action, LoseBlob) and response.status == HTTPStatus.CREATED:
+            repository = request.path.removeprefix("/v2/").partition("/blobs/")[0]
+            self.registry.content.forget(repository, response.headers["Docker-Content-Digest"])
         if isinstance(action, Corrupt) and response.body:
             body = bytearray(response.body)
             body[len(body) // 2 if action.offset is None else action.offset] ^= 0xFF
@@ -178,10 +269,14 @@ class _Handler(QuietHandler):
         return response
 
     def _send(self, response: Response, action: Action | None) -> None:
-        self.send_response(response.status)
-        headers = dict(response.headers)
+        headers = {"Server": self.version_string(), "Date": self.date_time_string(), **response.headers}
         if response.status != HTTPStatus.NO_CONTENT:
             headers.setdefault("Content-Length", str(len(response.body)))
+        if isinstance(action, EditHeaders):
+            headers = self._edited(headers, action)
+            # Without a length nothing but the end of the connection tells the end of the body.
+            self.close_connection |= response.status != HTTPStatus.NO_CONTENT and "Content-Length" not in headers
+        self.send_response_only(response.status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -193,24 +288,28 @@ class _Handler(QuietHandler):
             self.wfile.write(body[: action.after_bytes])
             self.registry.pause(action.seconds)
             self.wfile.write(body[action.after_bytes :])
+        elif isinstance(action, Drip):
+            for start in range(0, len(body), action.bytes_per_piece):
+                self.wfile.write(body[start : start + action.bytes_per_piece])
+                self.registry.pause(action.pause_s)
         else:
             self.wfile.write(body)
 
-    def _break(self, *, reset: bool) -> None:
+    def _edited(self, headers: Mapping[str, str], action: EditHeaders) -> dict[str, str]:
+        edited = dict(headers)
+        for name, value in action.headers.items():
+            known = next((key for key in edited if key.lower() == name.lower()), name)
+            before = edited.pop(known, "")
+            if value is not None:
+                edited[known] = value.replace("{value}", before).replace("{host}", self.registry.host)
+        return edited
+
+    def _break(self, *, reset: bool, farewell_s: float = 0) -> None:
         """End the connection: with an error at the client, or as if all had been said."""
         self.close_connection = True
         if reset:
             reset_on_close(self.connection)
+        elif farewell_s:
+            end_politely(self.connection, farewell_s)
         else:
             self.connection.shutdown(socket.SHUT_RDWR)
-
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        while self.rfile.readline().strip():
-            pass  # trailers
-        return body

@@ -4,47 +4,24 @@ import hashlib
 import json
 import re
 import threading
-import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
 
 from tests.support.content import BuiltImage, Manifest, digest_of, references
 from tests.support.media_types import INDEXES, OCI_MANIFEST
+from tests.support.protocol import JSON, Request, Response, error
+from tests.support.quirks import Quirks
+from tests.support.sessions import Sessions
+
+__all__ = ["MemoryRegistry", "Request", "Response", "error"]
 
 _NAME = r"(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
-_JSON = {"Content-Type": "application/json"}
+_UPLOAD = rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)"
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a client sent. Header names are in lower case."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str]
-    body: bytes = b""
-
-    @property
-    def path(self) -> str:
-        """Path without the query."""
-        return unquote(urlsplit(self.target).path)
-
-    def query(self, name: str) -> str | None:
-        """Give a parameter of the query."""
-        return parse_qs(urlsplit(self.target).query).get(name, [None])[0]
-
-
-@dataclass(frozen=True)
-class Response:
-    """What the registry answers. To a HEAD only the head is sent."""
-
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
+_UNSUPPORTED = error(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED")
 
 
 @dataclass
@@ -54,43 +31,38 @@ class _Repository:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def error(status: int, code: str, detail: str = "") -> Response:
-    """Answer with an error as registries do."""
-    body = json.dumps({"errors": [{"code": code, "message": code.lower(), "detail": detail}]}).encode()
-    return Response(status, body, _JSON)
-
-
-_UNSUPPORTED = error(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED")
-
-
 class MemoryRegistry:
     """Answers requests like a registry; thread-safe.
 
     Attributes:
+        quirks: How it differs from others.
         violations: One line for each manifest that was put under a tag when not all of its content was
             there, whether that was refused or not.
     """
 
-    def __init__(self, *, ranges: bool = True, mounts: bool = True, strict: bool = True) -> None:
+    def __init__(self, **options: Any) -> None:
         """Make an empty registry.
 
         Args:
-            ranges: Serve parts of blobs. Without it the `Range` header is ignored, as it may be.
-            mounts: Mount blobs of other repositories. Without it asking for it opens an upload.
-            strict: Refuse manifests whose content is not there.
+            options: Those of `Quirks`.
         """
+        self.quirks = Quirks(**options)
         self.violations: list[str] = []
-        self._ranges = ranges
-        self._mounts = mounts
-        self._strict = strict
         self._lock = threading.RLock()
         self._data: dict[str, bytes] = {}
-        self._uploads: dict[str, bytearray] = {}
+        self._sessions = Sessions(self.quirks)
         self._repositories: defaultdict[str, _Repository] = defaultdict(_Repository)
+        self._created: set[str] = set()
+
+    def create(self, repository: str) -> None:
+        """Make a repository, which only registries that `need_repository` ask for."""
+        with self._lock:
+            self._created.add(repository)
 
     def add(self, image: BuiltImage, repository: str, tag: str | None = None) -> None:
         """Put an image in, with all of its content."""
         with self._lock:
+            self._created.add(repository)
             kept = self._repositories[repository]
             for blob in image.blobs:
                 self._data[blob.digest] = blob.path.read_bytes()
@@ -118,29 +90,61 @@ class MemoryRegistry:
             kept = self._repositories[repository]
             return self._missing(kept, kept.manifests[digest]) if digest in kept.manifests else [digest]
 
+    def forget(self, repository: str, digest: str) -> None:
+        """Lose a blob of a repository, if it is there."""
+        with self._lock:
+            self._repositories[repository].blobs.discard(digest)
+
+    def lose_session(self, request: Request) -> None:
+        """Lose the upload that a request is for, if it is there."""
+        if match := re.fullmatch(_UPLOAD, request.path):
+            with self._lock:
+                self._sessions.close(match["upload"])
+
+    def arriving(self, request: Request) -> int:
+        """Look at a request of whose body only this part has arrived so far, and tell how much of it is stored."""
+        match = re.fullmatch(_UPLOAD, request.path)
+        if not match or request.method not in {"PATCH", "PUT"}:
+            return 0
+        with self._lock:
+            return self._sessions.arriving(request, match["name"], match["upload"])
+
+    def interrupted(self, request: Request) -> None:
+        """Treat a request of whose body only this part arrived."""
+        match = re.fullmatch(_UPLOAD, request.path)
+        if match and request.method in {"PATCH", "PUT"}:
+            with self._lock:
+                self._sessions.interrupted(request, match["name"], match["upload"])
+
     def handle(self, request: Request) -> Response:
         """Answer a request."""
         # Uploads come before blobs: their paths would pass for those of blobs.
         routes: list[tuple[str, Callable[[Request, re.Match[str]], Response]]] = [
-            (r"/v2/?", lambda *_: Response(HTTPStatus.OK, b"{}", _JSON)),
+            (r"/v2/?", lambda *_: Response(HTTPStatus.OK, b"{}", JSON)),
             (rf"/v2/{_NAME}/tags/list", self._list_tags),
             (rf"/v2/{_NAME}/manifests/(?P<reference>[^/]+)", self._manifest),
             (rf"/v2/{_NAME}/blobs/uploads/?", self._open_upload),
-            (rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._upload),
+            (_UPLOAD, self._upload),
             (rf"/v2/{_NAME}/blobs/(?P<digest>[^/]+)", self._blob),
         ]
         for pattern, answer in routes:
             if match := re.fullmatch(pattern, request.path):
                 with self._lock:
-                    return answer(request, match)
+                    return self._unknown(match) or answer(request, match)
         return error(HTTPStatus.NOT_FOUND, "NOT_FOUND", request.path)
+
+    def _unknown(self, match: re.Match[str]) -> Response | None:
+        name = match.groupdict().get("name")
+        if self.quirks.need_repository and name is not None and name not in self._created:
+            return error(HTTPStatus.NOT_FOUND, "NAME_UNKNOWN", name)
+        return None
 
     def _list_tags(self, _request: Request, match: re.Match[str]) -> Response:
         name = match["name"]
         if name not in self._repositories:
             return error(HTTPStatus.NOT_FOUND, "NAME_UNKNOWN", name)
         body = json.dumps({"name": name, "tags": sorted(self.tags(name))}).encode()
-        return Response(HTTPStatus.OK, body, _JSON)
+        return Response(HTTPStatus.OK, body, JSON)
 
     def _manifest(self, request: Request, match: re.Match[str]) -> Response:
         name, reference = match["name"], match["reference"]
@@ -167,13 +171,15 @@ class MemoryRegistry:
         except ValueError:
             return error(HTTPStatus.BAD_REQUEST, "MANIFEST_INVALID", "not JSON")
         manifest = Manifest(request.headers.get("content-type", media_type), request.body)
+        if self.quirks.refuse_docker_types and manifest.media_type.startswith("application/vnd.docker."):
+            return error(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "MANIFEST_INVALID", manifest.media_type)
         by_digest = ":" in reference
         if by_digest and reference != manifest.digest:
             return error(HTTPStatus.BAD_REQUEST, "DIGEST_INVALID", manifest.digest)
         missing = self._missing(kept, manifest)
         if missing and not by_digest:
             self.violations.append(f"{name}:{reference} lacks {' '.join(missing)}")
-        if missing and self._strict:
+        if missing and self.quirks.strict:
             return error(HTTPStatus.BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", " ".join(missing))
         self._keep(kept, manifest)
         if not by_digest:
@@ -203,7 +209,7 @@ class MemoryRegistry:
             return error(HTTPStatus.NOT_FOUND, "BLOB_UNKNOWN", digest)
         data = self._data[digest]
         headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest}
-        if not self._ranges:
+        if not self.quirks.ranges:
             return Response(HTTPStatus.OK, data, headers)
         headers["Accept-Ranges"] = "bytes"
         asked = _RANGE.fullmatch(request.headers.get("range", ""))
@@ -223,54 +229,42 @@ class MemoryRegistry:
         mount, source = request.query("mount"), request.query("from")
         # Looked up without making it: a repository comes into being when something is put into it.
         donor = self._repositories.get(source or "")
-        if mount and self._mounts and donor and mount in donor.blobs:
+        if mount and self.quirks.mounts and donor and mount in donor.blobs:
             self._repositories[name].blobs.add(mount)
-            return self._created(name, mount)
-        upload = uuid.uuid4().hex
-        self._uploads[upload] = bytearray()
+            return self._created_blob(name, mount)
+        upload = self._sessions.open(name)
         if digest := request.query("digest"):
-            return self._finish_upload(name, upload, digest, request.body)
-        return self._progress(HTTPStatus.ACCEPTED, name, upload)
+            self._sessions.receive(request, upload)
+            return self._finish_upload(name, upload, digest)
+        return self._sessions.progress(request, upload, HTTPStatus.ACCEPTED)
 
     def _upload(self, request: Request, match: re.Match[str]) -> Response:
         name, upload = match["name"], match["upload"]
-        if upload not in self._uploads:
-            return error(HTTPStatus.NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", upload)
+        if refusal := self._sessions.refusal(request, name, upload):
+            return refusal
         if request.method == "GET":
-            return self._progress(HTTPStatus.NO_CONTENT, name, upload)
+            return self._sessions.progress(request, upload, HTTPStatus.NO_CONTENT)
         if request.method == "DELETE":
-            del self._uploads[upload]
+            self._sessions.close(upload)
             return Response(HTTPStatus.NO_CONTENT)
-        if request.method in {"PATCH", "PUT"}:
-            return self._receive(request, name, upload)
-        return _UNSUPPORTED
-
-    def _receive(self, request: Request, name: str, upload: str) -> Response:
-        data = self._uploads[upload]
-        start = request.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
-        if start and int(start) != len(data):
-            return self._progress(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, name, upload)
+        if request.method not in {"PATCH", "PUT"}:
+            return _UNSUPPORTED
+        if refusal := self._sessions.receive(request, upload):
+            return refusal
         if request.method == "PUT":
-            return self._finish_upload(name, upload, request.query("digest") or "", request.body)
-        data += request.body
-        return self._progress(HTTPStatus.ACCEPTED, name, upload)
+            return self._finish_upload(name, upload, request.query("digest") or "")
+        return self._sessions.progress(request, upload, self.quirks.patch_status)
 
-    def _finish_upload(self, name: str, upload: str, digest: str, last: bytes) -> Response:
-        data = bytes(self._uploads.pop(upload) + last)
+    def _finish_upload(self, name: str, upload: str, digest: str) -> Response:
+        data = self._sessions.close(upload)
         sha512 = digest.startswith("sha512:")
         actual = "sha512:" + hashlib.sha512(data).hexdigest() if sha512 else digest_of(data)
         if digest != actual:
             return error(HTTPStatus.BAD_REQUEST, "DIGEST_INVALID", actual)
         self._data[digest] = data
         self._repositories[name].blobs.add(digest)
-        return self._created(name, digest)
+        return self._created_blob(name, digest)
 
-    def _created(self, name: str, digest: str) -> Response:
+    def _created_blob(self, name: str, digest: str) -> Response:
         headers = {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest}
         return Response(HTTPStatus.CREATED, headers=headers)
-
-    def _progress(self, status: int, name: str, upload: str) -> Response:
-        end = max(len(self._uploads[upload]) - 1, 0)
-        place = f"/v2/{name}/blobs/uploads/{upload}?_state=0"
-        headers = {"Location": place, "Docker-Upload-UUID": upload, "Range": f"0-{end}"}
-        return Response(status, headers=headers)

@@ -3,6 +3,7 @@
 import ctypes
 import re
 import shutil
+import socket
 import tempfile
 import time
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Registry:
         htpasswd: tuple[str, str] | None = None,
         token: TokenAuth | None = None,
         certificate: Certificate | None = None,
+        client_ca: Path | None = None,
+        address: str = "127.0.0.1",
         relative_urls: bool = False,
         read_only: bool = False,
     ) -> None:
@@ -60,11 +63,14 @@ class Registry:
             htpasswd: User and password to ask for with basic authentication.
             token: Token server to ask for bearer tokens of.
             certificate: Serve https with this certificate.
+            client_ca: Certificates of those whose clients may come, where it serves https; others fail.
+            address: Where to listen; `::1` for IPv6.
             relative_urls: Answer with relative `Location` headers.
             read_only: Refuse all writes.
         """
         self.port = free_port()
-        self.host = f"127.0.0.1:{self.port}"
+        self._address = address
+        self.host = f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
         self.url = f"{'https' if certificate else 'http'}://{self.host}"
         self._directory = Path(tempfile.mkdtemp(prefix="registry-"))
         self.storage = self._directory / "storage"
@@ -79,6 +85,8 @@ class Registry:
         }
         if certificate:
             http["tls"] = {"certificate": str(certificate.cert), "key": str(certificate.key)}
+            if client_ca:
+                http["tls"]["clientcas"] = [str(client_ca)]
         config: dict[str, Any] = {
             "version": 0.1,
             "log": {"level": "warn", "accesslog": {"disabled": False}},
@@ -109,8 +117,13 @@ class Registry:
         """Start serving what is in the storage."""
         self.storage.mkdir(exist_ok=True)
         self._process = Process([find_program("docker-registry"), "serve", self._config], self.log)
-        self._process.wait_for_port(self.port)
+        self._process.wait_for(self._listens, f"port {self.port}")
         return self
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET) as client:
+            client.settimeout(1)
+            return client.connect_ex((self._address, self.port)) == 0
 
     def stop(self) -> None:
         """Stop serving; the storage stays."""

@@ -9,12 +9,13 @@ import time
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.support.certificates import make_certificate
+from tests.support.certificates import Certificate, make_certificate
 from tests.support.programs import find_program
 from tests.support.registry import TokenAuth
 from tests.support.servers import LoopbackServer, QuietHandler
@@ -22,13 +23,28 @@ from tests.support.servers import LoopbackServer, QuietHandler
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """What a client asked the token server for, and what came of it."""
+    """What a client asked the token server for, and what came of it.
+
+    Attributes:
+        grant: The `grant_type` of an OAuth2 request, which is a POST; None for a GET.
+    """
 
     scopes: tuple[str, ...]
     service: str
     user: str | None
     status: int
     granted: tuple[dict[str, Any], ...] = ()
+    grant: str | None = None
+
+
+#: The fields of an answer that hold a token: with the token itself, or empty.
+_FIELDS = {
+    "both": {"token": True, "access_token": True},
+    "token": {"token": True},
+    "access_token": {"access_token": True},
+    "empty-token": {"token": False, "access_token": True},
+    "empty-access": {"token": True, "access_token": False},
+}
 
 
 class TokenServer(LoopbackServer):
@@ -45,6 +61,11 @@ class TokenServer(LoopbackServer):
         anonymous_pull: bool = False,
         refused: Collection[str] = (),
         lifetime: int = 300,
+        clock_offset_s: float | None = None,
+        fields: str = "both",
+        identity_token: str | None = None,
+        certificate: Certificate | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         """Prepare the server.
 
@@ -55,33 +76,48 @@ class TokenServer(LoopbackServer):
             refused: Repositories for which nothing is ever granted.
             lifetime: Seconds until a token expires. docker-registry goes on accepting a token for 60
                 seconds after that, so a token that it refuses after 2 seconds has a lifetime of -58.
+            clock_offset_s: How far its clock is ahead. Answers then tell when the token was issued (`issued_at`).
+            fields: Where the token is: in "both" of the fields, in "token" or "access_token" alone, or with the
+                other field there and empty: "empty-token", "empty-access". Answers to POST have no `token` with
+                "both", as OAuth2 has none.
+            identity_token: Take POST with this refresh token, or with user and password (`grant_type=password`),
+                whose answer holds it. Without it POST is answered by 405.
+            certificate: Serve https with this certificate.
+            address: Where to listen; `::1` for IPv6.
         """
         self.service = "test-registry"
         self.issuer = "test-issuer"
         self.requests: list[TokenRequest] = []
         self.lifetime = lifetime
+        self.clock_offset_s = clock_offset_s
+        self.identity_token = identity_token
+        self._fields = _FIELDS[fields]
+        self._oauth_fields = _FIELDS["access_token" if fields == "both" else fields]
         self._credentials = (user, password)
         self._anonymous_pull = anonymous_pull
         self._refused = frozenset(refused)
         self._directory = tempfile.TemporaryDirectory(prefix="tokens-")
-        self._certificate = make_certificate(Path(self._directory.name))
+        self._signing = make_certificate(Path(self._directory.name))
         server = self
 
         class Handler(QuietHandler):
             def do_GET(self) -> None:  # noqa: N802 - the name http.server wants
                 server._answer(self)
 
-        super().__init__(Handler)
+            def do_POST(self) -> None:  # noqa: N802 - the name http.server wants
+                server._answer_oauth(self)
+
+        super().__init__(Handler, certificate=certificate, address=address)
 
     @property
     def realm(self) -> str:
         """Address where clients ask for tokens."""
-        return f"http://{self.host}/token"
+        return f"{self.origin}/token"
 
     @property
     def auth(self) -> TokenAuth:
         """What a registry needs to know to trust this server."""
-        return TokenAuth(self.realm, self.service, self.issuer, self._certificate.cert)
+        return TokenAuth(self.realm, self.service, self.issuer, self._signing.cert)
 
     def stop(self) -> None:
         """Stop serving and forget the key."""
@@ -90,21 +126,57 @@ class TokenServer(LoopbackServer):
 
     def _answer(self, handler: QuietHandler) -> None:
         query = parse_qs(urlsplit(handler.path).query)
-        # Clients repeat the parameter or put several scopes into one, separated by spaces.
-        scopes = tuple(scope for value in query.get("scope", []) for scope in value.split())
-        service = query.get("service", [""])[0]
         user, allowed = self._check(handler.headers.get("Authorization"))
+        self._decide(handler, query, user, None, allowed=allowed)
+
+    def _answer_oauth(self, handler: QuietHandler) -> None:
+        form = parse_qs(handler.rfile.read(int(handler.headers.get("Content-Length", 0))).decode())
+        grant = form.get("grant_type", [""])[0]
+        if self.identity_token is None:
+            self._refuse(handler, HTTPStatus.METHOD_NOT_ALLOWED, form, None, grant)
+        elif grant == "refresh_token":
+            allowed = form.get("refresh_token") == [self.identity_token]
+            self._decide(handler, form, self._credentials[0] if allowed else None, grant, allowed=allowed)
+        elif grant == "password":
+            given = tuple(form.get(name, [""])[0] for name in ("username", "password"))
+            self._decide(handler, form, given[0], grant, allowed=given == self._credentials)
+        else:
+            self._refuse(handler, HTTPStatus.BAD_REQUEST, form, None, grant)
+
+    def _decide(
+        self, handler: QuietHandler, asked: dict[str, list[str]], user: str | None, grant: str | None, *, allowed: bool
+    ) -> None:
         if not allowed:
-            self.requests.append(TokenRequest(scopes, service, user, HTTPStatus.UNAUTHORIZED))
-            body = json.dumps({"errors": [{"code": "UNAUTHORIZED", "message": "access denied"}]}).encode()
-            handler.reply(HTTPStatus.UNAUTHORIZED, body, {"Content-Type": "application/json"})
+            self._refuse(handler, HTTPStatus.UNAUTHORIZED, asked, user, grant)
             return
+        scopes = _scopes(asked)
         granted = tuple(self._grant(scope, anonymous=user is None) for scope in scopes)
         token = self.issue(granted, user or "")
-        self.requests.append(TokenRequest(scopes, service, user, HTTPStatus.OK, granted))
+        service = asked.get("service", [""])[0]
+        self.requests.append(TokenRequest(scopes, service, user, HTTPStatus.OK, granted, grant))
+        fields = self._fields if grant is None else self._oauth_fields
         # Clients are told at least the minute that the protocol guarantees, whatever the token itself says.
-        answer = {"token": token, "access_token": token, "expires_in": max(self.lifetime, 60)}
+        answer: dict[str, Any] = {name: token if full else "" for name, full in fields.items()}
+        answer["expires_in"] = max(self.lifetime, 60)
+        if self.clock_offset_s is not None:
+            issued = datetime.fromtimestamp(self._now(), UTC)
+            answer["issued_at"] = issued.isoformat(timespec="seconds").replace("+00:00", "Z")
+        if grant is not None:
+            answer["scope"] = " ".join(scopes)
+            answer["refresh_token"] = self.identity_token
         handler.reply(HTTPStatus.OK, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def _refuse(
+        self, handler: QuietHandler, status: int, asked: dict[str, list[str]], user: str | None, grant: str | None
+    ) -> None:
+        service = asked.get("service", [""])[0]
+        self.requests.append(TokenRequest(_scopes(asked), service, user, status, grant=grant))
+        code, message = ("UNAUTHORIZED", "access denied") if status == HTTPStatus.UNAUTHORIZED else ("UNSUPPORTED", "")
+        body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+        handler.reply(status, body, {"Content-Type": "application/json"})
+
+    def _now(self) -> float:
+        return time.time() + (self.clock_offset_s or 0)
 
     def _check(self, authorization: str | None) -> tuple[str | None, bool]:
         if authorization is None:
@@ -125,7 +197,7 @@ class TokenServer(LoopbackServer):
 
     def issue(self, access: Collection[dict[str, Any]], user: str) -> str:
         """Sign a token that grants the given access."""
-        now = int(time.time())
+        now = int(self._now())
         head = {"typ": "JWT", "alg": "RS256", "x5c": [self._certificate_text()]}
         claims = {
             "iss": self.issuer,
@@ -140,7 +212,7 @@ class TokenServer(LoopbackServer):
         content = ".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))
         # openssl signs because no Python library among the project's dependencies can.
         signed = subprocess.run(
-            [find_program("openssl"), "dgst", "-sha256", "-sign", self._certificate.key],
+            [find_program("openssl"), "dgst", "-sha256", "-sign", self._signing.key],
             input=content.encode(),
             capture_output=True,
             check=True,
@@ -148,7 +220,12 @@ class TokenServer(LoopbackServer):
         return f"{content}.{_base64url(signed.stdout)}"
 
     def _certificate_text(self) -> str:
-        return base64.b64encode(ssl.PEM_cert_to_DER_cert(self._certificate.cert.read_text())).decode()
+        return base64.b64encode(ssl.PEM_cert_to_DER_cert(self._signing.cert.read_text())).decode()
+
+
+def _scopes(asked: dict[str, list[str]]) -> tuple[str, ...]:
+    # Clients repeat the parameter or put several scopes into one, separated by spaces.
+    return tuple(scope for value in asked.get("scope", []) for scope in value.split())
 
 
 def _base64url(data: bytes) -> str:
