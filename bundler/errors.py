@@ -13,6 +13,7 @@ The exit-code table in README.md is generated from these classes by :func:`exit_
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 #: Control characters, line separators, and what turns the direction of writing.
@@ -39,7 +40,8 @@ class AirgapSyncError(Exception):
     family: ClassVar[str] = ""
     reference: str = "unexpected"
     hint: str = ""
-    retryable: ClassVar[bool] = False
+    #: Whether the same may succeed a little later.
+    retryable: bool = False
 
     def __init__(self, message: str, *, hint: str | None = None, context: dict[str, Any] | None = None) -> None:
         self.message = one_line(message)
@@ -177,6 +179,34 @@ class BadOutputError(DefinitionError):
     reference = "bad-output"
 
 
+class BadTlsFileError(DefinitionError):
+    """A CA, certificate or key file cannot be used."""
+
+    reference = "bad-tls-file"
+    hint = "Name PEM files that this user can read; a key must not be encrypted."
+
+
+class BadProxyError(DefinitionError):
+    """A proxy of the environment is not one that can be used."""
+
+    reference = "bad-proxy"
+    hint = "Write HTTPS_PROXY and HTTP_PROXY as http://[user:password@]host:port, or unset them."
+
+
+class ProjectNeededError(DefinitionError):
+    """A name at Harbor would have no project in it."""
+
+    reference = "project-needed"
+    hint = "Add a project to TARGET, for example https://HOST/k3s: every image then goes below that project."
+
+
+class BadProjectError(DefinitionError):
+    """A name is none that a Harbor project can have."""
+
+    reference = "bad-project"
+    hint = "A Harbor project is lower case letters and digits, with single . _ or - between them."
+
+
 # --- 4: something that was named is not there --------------------------------------------------------------
 
 
@@ -206,6 +236,22 @@ class LayoutMissingError(NotFoundError):
 
     reference = "layout-missing"
     hint = "Give the directory that `airgap-sync bundle --to` wrote: it holds oci-layout and index.json."
+
+
+class ProjectMissingError(NotFoundError):
+    """A Harbor project that is needed does not exist."""
+
+    reference = "project-missing"
+
+
+class RepositoryUnknownError(NotFoundError):
+    """A registry that wants its repositories made beforehand does not have this one."""
+
+    reference = "repository-unknown"
+    hint = (
+        "This registry does not make repositories by itself (ECR, for example): create it there first, or check the "
+        "prefix in TARGET."
+    )
 
 
 # --- 5: content is not what it claims to be ----------------------------------------------------------------
@@ -271,6 +317,13 @@ class LockMismatchError(IntegrityError):
     hint = "Run the same `bundle` command with --replace where the bundle was made; it writes both files anew."
 
 
+class NotVerifiedError(IntegrityError):
+    """What was pushed is not at the target when it is looked for afterwards."""
+
+    reference = "not-verified"
+    hint = "Run the same `push` again: it sends what is missing. If it stays so, the registry loses content."
+
+
 # --- 6: not raised yet: signatures and trust come with the signed lock --------------------------------------
 
 
@@ -297,14 +350,14 @@ class UnauthorizedError(AuthError):
     """The credentials were refused."""
 
     reference = "unauthorized"
-    hint = "Check user name and password for this host in docker's config.json, or run `docker login HOST` again."
+    hint = "Check user name and password; `airgap-sync login HOST` tries them without touching anything."
 
 
 class NoCredentialsError(AuthError):
     """The registry wants credentials and there are none."""
 
     reference = "no-credentials"
-    hint = "Run `docker login HOST`, which writes docker's config.json."
+    hint = "Give --username NAME with --password-file FILE, or log in with `airgap-sync login` or `docker login`."
 
 
 class DeniedError(AuthError):
@@ -333,6 +386,33 @@ class ConnectionFailedError(RegistryUnavailableError):
     hint = "Check the host name, the port and that the server is up."
 
 
+class NameNotResolvedError(ConnectionFailedError):
+    """The host name does not resolve."""
+
+    reference = "name-not-resolved"
+    hint = "Check the host name for a typo, and this machine's DNS (/etc/resolv.conf, /etc/hosts)."
+
+
+class ConnectRefusedError(ConnectionFailedError):
+    """The host is there, and nothing listens on this port; or a firewall says no."""
+
+    reference = "connection-refused"
+    hint = "Check the port, and that the server is up; a firewall may refuse as well."
+
+
+class ConnectTimeoutError(ConnectionFailedError):
+    """Nothing answered the attempt to connect."""
+
+    reference = "connect-timeout"
+    hint = "Check the host and the route to it; a firewall may swallow the packets. A proxy is taken from HTTPS_PROXY."
+
+
+class ProxyFailedError(ConnectionFailedError):
+    """The proxy cannot be reached or refuses."""
+
+    reference = "proxy-failed"
+
+
 class BrokenConnectionError(RegistryUnavailableError):
     """The connection broke while bytes were on their way."""
 
@@ -350,6 +430,44 @@ class TlsError(RegistryUnavailableError):
 
     reference = "tls"
     retryable = False
+
+
+class UnknownCaError(TlsError):
+    """The server's certificate is issued by a CA that this machine does not know."""
+
+    reference = "unknown-ca"
+
+
+class WrongHostNameError(TlsError):
+    """The server's certificate is for other names."""
+
+    reference = "wrong-host-name"
+
+
+class CertificateExpiredError(TlsError):
+    """The server's certificate has expired, or is not valid yet."""
+
+    reference = "certificate-expired"
+
+
+class NotTlsError(TlsError):
+    """The port does not speak TLS."""
+
+    reference = "not-tls"
+
+
+class TlsWantedError(TlsError):
+    """Plain HTTP was spoken to a port that speaks TLS."""
+
+    reference = "tls-wanted"
+    hint = "Write https:// or leave the scheme out."
+
+
+class ClientCertificateError(TlsError):
+    """The server wants a client certificate, or does not accept ours."""
+
+    reference = "client-certificate"
+    hint = "Give --client-cert FILE and --client-key FILE, issued by a CA that the server trusts."
 
 
 class TooManyRequestsError(RegistryUnavailableError):
@@ -370,6 +488,32 @@ class UnexpectedAnswerError(RegistryUnavailableError):
 
     reference = "unexpected-answer"
     retryable = False
+
+
+class BodyTooLargeError(UnexpectedAnswerError):
+    """Something on the way takes no body of this size."""
+
+    reference = "body-too-large"
+    hint = (
+        "A proxy before the registry limits bodies (client_max_body_size of nginx, proxy-body-size of its ingress): "
+        "raise it, or give --chunk-size below it."
+    )
+
+
+class ReadOnlyError(UnexpectedAnswerError):
+    """The registry takes nothing at the moment."""
+
+    reference = "read-only"
+    hint = (
+        "Ask Harbor's administrator to switch read-only mode off: Configuration, System Settings, Repository Read Only."
+    )
+
+
+class HarborUnhealthyError(UnexpectedAnswerError):
+    """A part of Harbor that a push needs is down."""
+
+    reference = "harbor-unhealthy"
+    hint = "Ask Harbor's administrator; the push can be repeated when /api/v2.0/health says healthy."
 
 
 class ReleaseListUnavailableError(RegistryUnavailableError):
@@ -404,6 +548,12 @@ class DiskFullError(CapacityError):
 
     reference = "disk-full"
     hint = "Free space and run the same command again: it continues where it stopped."
+
+
+class QuotaExceededError(CapacityError):
+    """A project's storage quota does not suffice."""
+
+    reference = "quota-exceeded"
 
 
 # --- 10: some of it failed ------------------------------------------------------------------------------------
@@ -444,6 +594,50 @@ class ForeignLayersRefusedError(CompatibilityError):
         "docker-registry answers such manifests with 500 unless its configuration allows their urls "
         "(validation.manifests.urls.allow) or switches validation off (validation.disabled: true)."
     )
+
+
+class MediaTypeRefusedError(CompatibilityError):
+    """A target does not take manifests of this media type."""
+
+    reference = "media-type-refused"
+    hint = (
+        'zot takes Docker media types only with `"http": {"compat": ["docker2s2"]}` in its configuration. airgap-sync '
+        "does not convert manifests, since that changes their digests."
+    )
+
+
+class ImmutableTagError(CompatibilityError):
+    """A tag stands for other content, and a rule at the target forbids to move it."""
+
+    reference = "immutable-tag"
+    hint = (
+        "Take the tag out of the project's immutability rules (Policy, Tag Immutability), delete it there, or push to "
+        "another prefix."
+    )
+
+
+class HiddenByPolicyError(CompatibilityError):
+    """An image exists, and a policy of its project does not let anybody pull it."""
+
+    reference = "hidden-by-policy"
+    hint = (
+        "Nodes cannot pull it either: change the project's deployment security (Configuration: Prevent vulnerable "
+        "images from running, Cosign), or add a CVE allowlist."
+    )
+
+
+class ProxyCacheProjectError(CompatibilityError):
+    """A Harbor project caches another registry, and takes no pushes."""
+
+    reference = "proxy-cache-project"
+    hint = "Push to an ordinary project: put its name into TARGET."
+
+
+class NotHarborError(CompatibilityError):
+    """What answers is not Harbor."""
+
+    reference = "not-harbor"
+    hint = "Leave --target-type at auto, or check the host of the target."
 
 
 class BundleFormatTooNewError(CompatibilityError):
@@ -490,8 +684,14 @@ def families() -> list[type[AirgapSyncError]]:
 
 
 def references_of(family: type[AirgapSyncError]) -> list[str]:
-    """Return the references of a family's conditions in the order of their definition."""
-    return [cls.reference for cls in family.__subclasses__()] or [family.reference]
+    """Return the references of a family's conditions in the order of their definition, each once."""
+
+    def below(cls: type[AirgapSyncError]) -> Iterator[str]:
+        for condition in cls.__subclasses__():
+            yield condition.reference
+            yield from below(condition)
+
+    return list(dict.fromkeys(below(family))) or [family.reference]
 
 
 def exit_code_table() -> str:

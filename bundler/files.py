@@ -18,6 +18,8 @@ from typing import BinaryIO
 
 from bundler.errors import BadOutputError, DiskFullError, LockedError
 
+#: The mode of files that hold secrets.
+PRIVATE = 0o600
 _held_to_the_end: list[object] = []
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -98,9 +100,37 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     with disk_errors(str(path)):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         with open(descriptor, "wb") as stream:
+            if mode == PRIVATE:
+                # One that a crash has left may have been made with another mode.
+                os.fchmod(descriptor, mode)
             stream.write(data)
             publish(temporary, path, stream)
         fsync_directory(path.parent)
+
+
+@contextmanager
+def new_private_file(path: Path) -> Iterator[BinaryIO]:
+    """Make a file that was not there before, with mode 0600, for what is written to it in the block.
+
+    It is made first, so that what cannot be had twice is only asked for when there is a place for it; if the block
+    fails with nothing written, the file goes.
+
+    Raises:
+        BadOutputError: There is something under this name, or it cannot be made.
+        DiskFullError: No space is left.
+    """
+    with disk_errors(str(path)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+    with open(descriptor, "wb", buffering=0) as stream:
+        try:
+            yield stream
+            with disk_errors(str(path)):
+                os.fsync(stream.fileno())
+                fsync_directory(path.parent)
+        except BaseException:
+            if not os.fstat(stream.fileno()).st_size:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -31,9 +31,9 @@ from bundler.oci.manifest import Index, parse, parse_json
 from bundler.oci.platform import Platform
 from bundler.oci.reference import Reference
 from bundler.oci.target import Target
-from bundler.registry.auth import _read_token
+from bundler.registry.answer import read_error, retry_after_s
 from bundler.registry.challenge import parse_challenges
-from bundler.registry.client import _registry_words, _retry_after_s
+from bundler.registry.token import Token
 from bundler.url import redact, resolve
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -136,16 +136,16 @@ def _location(data: bytes) -> None:
 
 
 def _token(data: bytes) -> None:
-    _read_token(data, "https://auth.example/token")
+    Token.from_answer(data, "https://auth.example/token")
 
 
 def _errors(data: bytes) -> None:
-    assert _is_one_line(_registry_words(data))
+    assert _is_one_line(read_error(data).words)
 
 
 def _retry_after(data: bytes) -> None:
     # What ends in a report must be JSON, which knows no infinity.
-    json.dumps(_retry_after_s({"Retry-After": _header(data)}), allow_nan=False)
+    json.dumps(retry_after_s({"Retry-After": _header(data)}), allow_nan=False)
 
 
 _SCRATCH: list[Path] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bundler.cli import options
+from bundler.cli import access, options
 
 
 @click.command(
@@ -15,8 +15,9 @@ from bundler.cli import options
     epilog="Example: airgap-sync images --k3s v1.32.3+k3s1 --disable traefik --image ghcr.io/acme/app:1.4",
 )
 @options.selectors
+@access.ca_file
 @options.output
-def command(output: str, **selected: Any) -> None:
+def command(output: str, ca_files: tuple[str, ...], **selected: Any) -> None:
     """List every image that a K3s release needs.
 
     That is the release's own list, the k3s-upgrade image, system-upgrade-controller and the kubectl image that it
@@ -25,8 +26,10 @@ def command(output: str, **selected: Any) -> None:
     from bundler import logs  # noqa: PLC0415 - keeps --help fast
     from bundler.cli.session import emit, quiet  # noqa: PLC0415
     from bundler.ops.images import Selectors, select_images  # noqa: PLC0415
+    from bundler.sources.releases import PATIENCE_S  # noqa: PLC0415
 
     logs.send_to(quiet().write)
-    found = select_images(Selectors(**selected), sys.stdin)
+    http = access.SourceAccess(ca_files=ca_files).http(PATIENCE_S)
+    found = select_images(Selectors(**selected), sys.stdin, http=http)
     logs.show(found.warnings, found.notices)
     emit(output, found.to_text(), found.to_dict())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bundler.cli import options
+from bundler.cli import access, options
 
 if TYPE_CHECKING:
     from bundler.report import Report
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 )
 @click.argument("bundle", type=options.NamedPath())
 @click.argument("target", metavar="TARGET")
+@access.target
 @options.jobs
 @click.option(
     "--keep-registry", is_flag=True,
@@ -27,8 +27,32 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and send nothing.")
 @click.option(
+    "--target-type", "kind", type=click.Choice(["auto", "harbor", "registry"]), default="auto", show_default=True,
+    help="What the target is; Harbor is asked beforehand whether the push can succeed.",
+)  # fmt: skip
+@click.option(
+    "--create-projects", "create", type=click.Choice(["no", "private", "public"]), default="no", show_default=True,
+    help="Make Harbor projects that are missing.",
+)  # fmt: skip
+@click.option(
+    "--project-quota", "quota_bytes", type=options.size, metavar="SIZE",
+    help="Storage quota of projects that are made, for example 50GiB. Default: Harbor's own.",
+)  # fmt: skip
+@click.option(
+    "--chunk-size", "chunk_bytes", type=options.size, metavar="SIZE",
+    help="Send larger blobs in chunks of this size, so that a later run can continue them; 0 never. Default: 256MiB "
+    "for blobs over 1GiB.",
+)  # fmt: skip
+@click.option(
+    "--verify", type=click.Choice(["pushed", "all"]), default="pushed", show_default=True,
+    help="Which images to look at again at the target: those that were pushed, or those that were there as well.",
+)  # fmt: skip
+@click.option("--no-verify", is_flag=True, help="Look at none.")
+@access.max_wait
+@click.option(
     "--state", type=options.NamedPath(file_okay=False), metavar="DIR", envvar="AIRGAP_SYNC_STATE", show_envvar=True,
-    help="Where this machine keeps its locks. Default: $XDG_STATE_HOME/airgap-sync.",
+    help="Where this machine keeps its locks, and how far large uploads have come. Default: "
+    "$XDG_STATE_HOME/airgap-sync.",
 )  # fmt: skip
 @options.report
 @options.progress
@@ -39,34 +63,58 @@ def command(
     jobs: int,
     keep_registry: bool,
     dry_run: bool,
+    kind: str,
+    create: str,
+    quota_bytes: int | None,
+    chunk_bytes: int | None,
+    verify: str,
+    no_verify: bool,
+    max_wait_s: float,
     state: str | None,
     report_file: str | None,
     progress_kind: str,
     output: str,
+    **given: Any,
 ) -> None:
     """Load a bundle into a registry.
 
     TARGET is [http://|https://]host[:port][/prefix]. Without a scheme it is https; plain HTTP is used only where
-    http:// is written. BUNDLE is only read, so the medium may be write-protected.
+    http:// is written. At Harbor the prefix begins with the project. BUNDLE is only read, so the medium may be
+    write-protected.
+
+    Credentials are looked for in this order, the first hit wins: --username; AIRGAP_SYNC_USERNAME and
+    AIRGAP_SYNC_PASSWORD; AIRGAP_SYNC_USERNAME_<HOST> and AIRGAP_SYNC_PASSWORD_<HOST> (for example
+    _HARBOR_EXAMPLE_8443); --registries; --authfile; docker's config.json; REGISTRY_AUTH_FILE or containers' auth.json.
     """
     from bundler.cli.session import progress_of, reported, state_directory  # noqa: PLC0415 - keeps --help fast
-    from bundler.net import Http  # noqa: PLC0415
     from bundler.oci.target import Target  # noqa: PLC0415
-    from bundler.ops.push import PushOptions, push_bundle  # noqa: PLC0415
-    from bundler.registry.auth import DockerConfig  # noqa: PLC0415
-    from bundler.registry.client import RegistryClient  # noqa: PLC0415
-    from bundler.registry.endpoint import Endpoint  # noqa: PLC0415
+    from bundler.ops.push import PushOptions, TargetKind, Verify, push_bundle  # noqa: PLC0415
+    from bundler.registry.host import Hosts  # noqa: PLC0415
+    from bundler.registry.session import Chunking  # noqa: PLC0415
     from bundler.report import Report  # noqa: PLC0415
+    from bundler.transfer.harbor import CreateProjects  # noqa: PLC0415
 
+    if no_verify and verify == "all":
+        raise click.UsageError("--no-verify and --verify all exclude each other")
     progress = progress_of(progress_kind)
     report = Report("push", bundle)
     with reported(report, report_file, progress, output, _text):
         parsed = Target.parse(target)
         report.target = str(parsed)
-        docker_home = os.environ.get("DOCKER_CONFIG") or "~/.docker"
-        credential = DockerConfig(Path(docker_home).expanduser() / "config.json").lookup(parsed.host)
-        client = RegistryClient(Endpoint(f"{parsed.url}/v2", credential=credential), Http())
-        push_options = PushOptions(Path(bundle), parsed, state_directory(state), keep_registry, jobs, dry_run)
+        client = access.TargetAccess(**given).client(parsed, Hosts(most=jobs, max_wait_s=max_wait_s))
+        push_options = PushOptions(
+            Path(bundle),
+            parsed,
+            state_directory(state),
+            keep_registry=keep_registry,
+            jobs=jobs,
+            dry_run=dry_run,
+            kind=TargetKind(kind),
+            create=CreateProjects(create),
+            project_quota_bytes=quota_bytes,
+            chunking=Chunking.of(chunk_bytes),
+            verify=Verify.NONE if no_verify else Verify(verify),
+        )
         push_bundle(push_options, client, progress, report)
 
 
@@ -90,5 +138,7 @@ def _text(report: Report) -> str:
             f"target {report.target}: {counts}; sent {people_bytes(totals['bytes_moved'])}, "
             f"mounted {people_bytes(totals['bytes_mounted'])}"
         )
+        if found := report.facts.get("verified"):
+            lines.append(f"verified at the target: {found['images']} images, {found['manifests']} manifests")
     lines += [f"failed because: {image.reference}: {image.error.message}" for image in report.failed if image.error]
     return "".join(f"{line}\n" for line in lines)

@@ -117,6 +117,13 @@ class RegistriesFile:
         )
         return endpoints
 
+    def settings_of(self, host: str) -> tuple[EndpointAuth | None, EndpointTls | None]:
+        """Return credentials and TLS settings for a host that is asked directly, such as a push target.
+
+        The credentials under ``*`` are for the endpoints that the file lists, so not for this one.
+        """
+        return self._exact_config(host).auth, self._config_for(host).tls
+
     def _mirror_for(self, registry: str, default: Address) -> _Mirror:
         """Return the mirror entry that K3s uses for a registry.
 

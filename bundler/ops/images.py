@@ -11,6 +11,7 @@ from bundler.errors import NothingSelectedError
 from bundler.k3s import suc as controllers
 from bundler.k3s.images import expand, parse_disabled
 from bundler.k3s.releases import parse_version
+from bundler.net import Http
 from bundler.sources.lists import from_arguments, from_file
 from bundler.sources.releases import ReleaseLocation
 
@@ -69,13 +70,16 @@ class SelectedImages:
         }
 
 
-def select_images(selectors: Selectors, stdin: TextIO, platforms: tuple[str, ...] = ()) -> SelectedImages:
+def select_images(
+    selectors: Selectors, stdin: TextIO, platforms: tuple[str, ...] = (), http: Http | None = None
+) -> SelectedImages:
     """Expand what was asked for.
 
     Args:
         selectors: What the user asked for.
         stdin: Read for the list ``-``.
         platforms: Only recorded in the request.
+        http: What the release location is asked with.
 
     Raises:
         DefinitionError: Something that was asked for is malformed or unknown; nothing was asked of a network yet.
@@ -91,7 +95,7 @@ def select_images(selectors: Selectors, stdin: TextIO, platforms: tuple[str, ...
     by_hand = from_arguments(selectors.images)
     for name in selectors.lists:
         by_hand += from_file(name, stdin)
-    location = ReleaseLocation(selectors.release_url)
+    location = ReleaseLocation(selectors.release_url, http)
     wanted = list(by_hand)
     releases: list[LockedRelease] = []
     warnings: list[str] = []

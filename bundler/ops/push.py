@@ -10,13 +10,21 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from bundler.bundle.lock import BundleLock
 from bundler.bundle.store import check_agreement, read_lock
-from bundler.errors import AirgapSyncError, NameCollisionError, NothingSelectedError, PartialError
+from bundler.errors import (
+    AirgapSyncError,
+    DeniedError,
+    NameCollisionError,
+    NotHarborError,
+    NothingSelectedError,
+    PartialError,
+)
 from bundler.files import exclusive_lock
 from bundler.layout.check import read_image
 from bundler.layout.store import Layout
@@ -24,12 +32,33 @@ from bundler.oci.digest import Digest
 from bundler.oci.target import Target, tag_for
 from bundler.progress import Progress, people_bytes
 from bundler.registry.client import RegistryClient
+from bundler.registry.harbor import Harbor
+from bundler.registry.session import Chunking
 from bundler.report import ImageOutcome, Report
+from bundler.transfer.harbor import FIRST_AT_ONCE, MOST_AT_ONCE, CreateProjects, HarborCheck, check_names, project_of
 from bundler.transfer.plan import Action, ImagePlan, PushImage, TransferPlan, make_plan
-from bundler.transfer.push import PushedImage, Pusher
+from bundler.transfer.push import PushedImage, Pusher, missing_blob
 from bundler.transfer.survey import Survey
+from bundler.transfer.uploads import UploadJournal
+from bundler.transfer.verify import Verifier
 
 logger = logging.getLogger(__name__)
+
+
+class TargetKind(StrEnum):
+    """What a target is."""
+
+    AUTO = "auto"
+    HARBOR = "harbor"
+    REGISTRY = "registry"
+
+
+class Verify(StrEnum):
+    """Which images are looked at after a push."""
+
+    NONE = "none"
+    PUSHED = "pushed"
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +72,11 @@ class PushOptions:
         keep_registry: Put the source registry into the name at the target.
         jobs: Blobs in flight at once.
         dry_run: End with the plan.
+        kind: Whether the target is Harbor.
+        create: Whether missing projects are made at Harbor.
+        project_quota_bytes: The quota of those; None for Harbor's default.
+        chunking: Which blobs are sent in chunks.
+        verify: Which images are looked at afterwards.
     """
 
     directory: Path
@@ -51,6 +85,11 @@ class PushOptions:
     keep_registry: bool = False
     jobs: int = 4
     dry_run: bool = False
+    kind: TargetKind = TargetKind.AUTO
+    create: CreateProjects = CreateProjects.NO
+    project_quota_bytes: int | None = None
+    chunking: Chunking = field(default_factory=Chunking)
+    verify: Verify = Verify.PUSHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,35 +145,9 @@ def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress
     bundle = load_bundle(options)
     report.lock_digest = bundle.lock_digest
     _tell(report, bundle)
-    place = Digest.of(f"{options.target.host}/{options.target.prefix}".encode())
-    with exclusive_lock(options.state / f"push-{place.short}.lock", str(options.target)):
-        pusher = Pusher(bundle.layout, client, jobs=options.jobs, progress=progress)
-        failed = {image: lacks for image in bundle.images if (lacks := pusher.missing(image))}
-        whole = [image for image in bundle.images if image not in failed]
-        survey = Survey(client)
-        try:
-            survey.ask(whole, options.jobs)
-        except AirgapSyncError as error:
-            report.images += [_outcome(options.target, image, "failed", error=error) for image in whole]
-            raise
-        failed |= survey.failed
-        for image, why in failed.items():
-            report.images.append(_outcome(options.target, image, "failed", error=why))
-            progress.image_done(f"failed: {image.reference}: {why.message}")
-        if whole and len(survey.failed) == len(whole):
-            raise next(iter(survey.failed.values()))
-        plan = make_plan([image for image in whole if image not in failed], survey.existing)
-        report.facts["bytes_to_send"] = plan.bytes_of(Action.UPLOAD)
-        report.facts["bytes_to_mount"] = plan.bytes_of(Action.MOUNT)
-        if options.dry_run:
-            report.facts["plan"] = plan_to_dict(plan, options.target)
-            report.images += [_planned(options.target, image) for image in plan.images]
-        else:
-            pushed = [PushedImage(image) for image in plan.images]
-            try:
-                pusher.execute(plan, pushed)
-            finally:
-                report.images += [_pushed(options.target, image) for image in pushed]
+    place = Digest.of(f"{options.target.host}/{options.target.prefix}".encode()).short
+    with exclusive_lock(options.state / f"push-{place}.lock", str(options.target)):
+        _Push(options, bundle, client, progress, report).run(options.state / f"uploads-{place}")
     report.images.sort(key=lambda image: str(image.reference))
     if report.failed:
         raise PartialError(f"{len(report.failed)} of {len(report.images)} images failed")
@@ -146,11 +159,167 @@ def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress
         )
 
 
+class _Push:
+    """One push, step by step: look, ask Harbor, plan, do, look again."""
+
+    def __init__(
+        self, options: PushOptions, bundle: LoadedBundle, client: RegistryClient, progress: Progress, report: Report
+    ) -> None:
+        self._options = options
+        self._bundle = bundle
+        self._client = client
+        self._progress = progress
+        self._report = report
+        self._survey = Survey(client)
+        self._harbor: HarborCheck | None = None
+
+    def run(self, uploads: Path) -> None:
+        """Push; what happened is in the report, also if this raises."""
+        layout, options = self._bundle.layout, self._options
+        lacking = {image: lacks for image in self._bundle.images if (lacks := missing_blob(layout, image))}
+        whole = [image for image in self._bundle.images if image not in lacking]
+        try:
+            plan = self._look(whole)
+        except AirgapSyncError as error:
+            self._report.images += [_outcome(options.target, image, "failed", error=error) for image in whole]
+            raise
+        finally:
+            self._tell_harbor()
+        failed = {**lacking, **self._survey.failed}
+        for image, why in failed.items():
+            self._report.images.append(_outcome(options.target, image, "failed", error=why))
+            self._progress.image_done(f"failed: {image.reference}: {why.message}")
+        if whole and len(self._survey.failed) == len(whole):
+            raise next(iter(self._survey.failed.values()))
+        facts = self._report.facts
+        facts["bytes_to_send"] = plan.bytes_of(Action.UPLOAD)
+        facts["bytes_to_mount"] = plan.bytes_of(Action.MOUNT)
+        if options.dry_run:
+            facts["plan"] = plan_to_dict(plan, options.target)
+            self._report.images += [_planned(options.target, image) for image in plan.images]
+            return
+        pusher = Pusher(
+            layout,
+            self._client,
+            jobs=options.jobs,
+            progress=self._progress,
+            chunking=options.chunking,
+            memory=UploadJournal(uploads, self._client.endpoint.api_url),
+            verify=options.verify is not Verify.NONE,
+            harbor=self._harbor,
+        )
+        pushed = [PushedImage(image) for image in plan.images]
+        try:
+            pusher.execute(plan, pushed)
+            self._verify(pushed)
+        finally:
+            self._report.images += [_pushed(options.target, image) for image in pushed]
+
+    # --- before -------------------------------------------------------------------------------------------------
+
+    def _look(self, images: list[PushImage]) -> TransferPlan:
+        """Find out what is there and whether the rest can be sent, and plan."""
+        options, survey = self._options, self._survey
+        if any("/" not in image.repository for image in images) and options.kind is not TargetKind.REGISTRY:
+            self._client.check_api()
+            if self._find_harbor():
+                check_names(images)
+        survey.ask_names(images, options.jobs)
+        denied = [image for image, error in survey.failed.items() if isinstance(error, DeniedError)]
+        todo = survey.todo(images)
+        if todo or denied:
+            self._client.check_api()
+            if self._harbor or self._find_harbor():
+                todo = self._ask_harbor(images, todo, denied)
+        coming = self._harbor.to_create if self._harbor else []
+        survey.ask_blobs([image for image in todo if project_of(image.repository) not in coming], options.jobs)
+        plan = make_plan([image for image in images if image not in survey.failed], survey.existing)
+        if self._harbor:
+            for image, why in survey.failed.items():
+                if isinstance(why, DeniedError):
+                    survey.failed[image] = self._harbor.explained(why, image.repository, 0)
+            self._harbor.check_room(plan, survey.existing)
+        return plan
+
+    def _find_harbor(self) -> bool:
+        """Find out whether the target is Harbor.
+
+        Raises:
+            NotHarborError: It is not, and was said to be.
+        """
+        kind, client = self._options.kind, self._client
+        if kind is TargetKind.REGISTRY or (kind is TargetKind.AUTO and not client.authorizer.is_harbor):
+            return False
+        if not Harbor(client).is_there():
+            if kind is TargetKind.HARBOR:
+                raise NotHarborError(f"{self._options.target.host} does not answer as Harbor does at /api/version")
+            _note(
+                self._report,
+                "this looks like Harbor, but its API does not answer: projects, quota and policies are not checked",
+            )
+            return False
+        client.host.cap(MOST_AT_ONCE, FIRST_AT_ONCE)
+        self._harbor = HarborCheck(
+            client, self._options.create, self._options.project_quota_bytes, self._options.dry_run
+        )
+        return True
+
+    def _ask_harbor(self, images: list[PushImage], todo: list[PushImage], denied: list[PushImage]) -> list[PushImage]:
+        """Ask Harbor all that can be known beforehand; return what is left to do."""
+        assert self._harbor is not None  # noqa: S101 - found by the caller
+        survey, harbor = self._survey, self._harbor
+        harbor.check_system()
+        for image in survey.hidden:
+            artifact = harbor.api.artifact(image.repository, image.tag)
+            if artifact is not None:
+                survey.found(image, Digest.parse(artifact.digest))
+            if survey.existing.has_image(image):
+                harbor.warnings.append(
+                    f"{image.repository}:{image.tag} is there, but a policy of its project keeps everybody from "
+                    "pulling it: nodes cannot start it"
+                )
+        # A name in a project that is not there yet is refused like one that is not ours.
+        harbor.check_projects([*todo, *denied])
+        survey.forgive([image for image in denied if not harbor.knows(image.repository)])
+        for image, error in harbor.check_tags(survey.todo(images), survey.existing).items():
+            survey.failed[image] = error
+        return survey.todo(images)
+
+    def _tell_harbor(self) -> None:
+        if self._harbor is None:
+            return
+        for text in self._harbor.warnings:
+            self._report.warnings.append(text)
+            logger.warning(text)
+        for text in self._harbor.notices:
+            _note(self._report, text)
+        if self._harbor.to_create:
+            self._report.facts["projects_to_create"] = self._harbor.to_create
+
+    # --- after --------------------------------------------------------------------------------------------------
+
+    def _verify(self, pushed: list[PushedImage]) -> None:
+        chosen = {
+            Verify.NONE: [],
+            Verify.PUSHED: [image for image in pushed if not image.plan.up_to_date],
+            Verify.ALL: pushed,
+        }[self._options.verify]
+        if not chosen:
+            return
+        verifier = Verifier(self._client, self._harbor.api if self._harbor else None, self._progress)
+        verifier.verify(chosen, self._options.jobs)
+        self._report.facts["verified"] = verifier.counts
+
+
+def _note(report: Report, text: str) -> None:
+    report.notices.append(text)
+    logger.info(text)
+
+
 def _tell(report: Report, bundle: LoadedBundle) -> None:
     """Say what the bundle does not hold."""
     if bundle.lock is None:
-        report.notices.append("there is no bundle.lock.json, so whether the bundle is complete is not known")
-        logger.info(report.notices[-1])
+        _note(report, "there is no bundle.lock.json, so whether the bundle is complete is not known")
         return
     texts = [f"the bundle is incomplete: {image.reference} is missing ({image.error})" for image in bundle.lock.failed]
     texts += [

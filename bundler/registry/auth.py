@@ -6,19 +6,18 @@ Invariants:
   registry itself is https.
 - The scope is computed by us, not taken from the challenge: some registries answer a scope that is too small with
   a challenge of another scheme.
+- At Harbor one token serves a whole project, so there is one a project.
 
-Source: distribution docs/spec/auth/{token,oauth,scope}.md; LIBRARIES.md lists what other clients get wrong.
+Source: distribution docs/spec/auth/{token,oauth,scope}.md; HARBOR: ``src/server/middleware/v2auth`` and
+``src/core/service/token``.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import threading
-import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -26,37 +25,21 @@ from bundler.errors import (
     AuthError,
     DeniedError,
     NoCredentialsError,
-    RegistryUnavailableError,
     ServerError,
     TooManyRequestsError,
     UnauthorizedError,
     UnexpectedAnswerError,
 )
 from bundler.net import Http, Response
+from bundler.registry.answer import retry_after_s
 from bundler.registry.challenge import Challenge, parse_challenges
-from bundler.registry.endpoint import Credential, Endpoint
+from bundler.registry.endpoint import Endpoint
+from bundler.registry.token import Scope, Token
 from bundler.url import redact, resolve
 
-#: What an answer without ``expires_in`` means. Source: token.md, "expires_in".
-DEFAULT_EXPIRY_S = 60
+#: What Harbor calls itself in its challenges.
+HARBOR_SERVICE = "harbor-registry"
 _MAX_TOKEN_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The right to do something in one repository."""
-
-    repository: str
-    actions: str = "pull"
-
-    def __str__(self) -> str:
-        return f"repository:{self.repository}:{self.actions}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    value: str = field(repr=False)
-    good_until: float
 
 
 class Authorizer:
@@ -66,11 +49,31 @@ class Authorizer:
         self._endpoint = endpoint
         self._http = http
         self._challenge: Challenge | None = None
-        self._tokens: dict[tuple[Scope, ...], _Token] = {}
+        self._tokens: dict[tuple[object, ...], Token] = {}
         self._lock = threading.Lock()
+        self._wrong: UnauthorizedError | None = None
 
-    def header(self, scopes: tuple[Scope, ...]) -> str | None:
+    @property
+    def service(self) -> str:
+        """The service that the endpoint's challenge names; empty while it has not challenged us."""
+        return self._challenge.parameters.get("service", "") if self._challenge else ""
+
+    @property
+    def is_harbor(self) -> bool:
+        """Whether the endpoint's tokens are those of Harbor."""
+        return self.service == HARBOR_SERVICE
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether the endpoint has asked who we are."""
+        return self._challenge is not None
+
+    def header(self, scopes: tuple[Scope, ...], *, fresh: bool = False) -> str | None:
         """Return the Authorization header for a request, or None while the endpoint has not asked for one.
+
+        Args:
+            scopes: What the request needs.
+            fresh: The request takes long: use a token that is as good as new.
 
         Raises:
             AuthError: The token realm refuses us.
@@ -81,14 +84,14 @@ class Authorizer:
             return None
         if challenge.scheme == "basic":
             return self._basic()
-        with self._lock:
-            token = self._tokens.get(scopes)
-            if token is None or token.good_until <= time.monotonic():
-                token = self._tokens[scopes] = self._fetch(challenge, scopes)
-        return f"Bearer {token.value}"
+        return f"Bearer {self._token(challenge, scopes, fresh=fresh).value}"
 
-    def challenged(self, response: Response, scopes: tuple[Scope, ...], used: str | None) -> None:
-        """Learn from a 401, so that the request can be sent once more.
+    def basic_header(self) -> str | None:
+        """Return the Authorization header for an API that takes user name and password; None without a credential."""
+        return self._basic() if self._endpoint.credential else None
+
+    def challenged(self, response: Response, scopes: tuple[Scope, ...], used: str | None) -> bool:
+        """Learn from a 401; tell whether the request is worth sending once more.
 
         Args:
             response: The 401.
@@ -104,39 +107,88 @@ class Authorizer:
         if used and known and known.scheme == "basic":
             raise self._refused()
         if known is not None and known.scheme == "bearer" and used:
-            # Another scheme offered to a bearer request means that its scope was too small, not a change of mind.
+            # Another scheme, or none, offered to a bearer request means that its token was too weak or too old, not a
+            # change of mind: Harbor then offers Basic, and nothing at all for a project that does not exist.
             with self._lock:
-                token = self._tokens.get(scopes)
+                token = self._tokens.get(self._key(scopes))
                 if token is not None and used == f"Bearer {token.value}":
-                    del self._tokens[scopes]
-            return
+                    # One that says itself that it is too weak is no weaker for being new.
+                    if any(token.allows(scope, by_project=self.is_harbor) is False for scope in scopes):
+                        return False
+                    del self._tokens[self._key(scopes)]
+            return True
         challenge = offered.get("bearer") or offered.get("basic")
         if challenge is None:
             raise UnexpectedAnswerError(f"{redact(response.url)} answered 401 without a challenge that we know")
         if challenge.scheme == "basic" and self._endpoint.credential is None:
             raise self._refused()
         self._challenge = challenge
+        return True
 
-    def refused(self, detail: str) -> AuthError:
+    def check_credential(self) -> None:
+        """Make sure that the token realm knows our credential, by a request that asks for no right.
+
+        A realm may answer a wrong password with a token without rights, but not if no right was asked for.
+
+        Raises:
+            UnauthorizedError: The user name or the password is wrong.
+        """
+        challenge = self._challenge
+        if challenge is None or challenge.scheme != "bearer" or self._endpoint.credential is None:
+            return
+        # A wrong password is not tried again and again: that locks accounts.
+        if self._wrong is not None:
+            raise self._wrong
+        try:
+            self._token(challenge, (), fresh=True)
+        except UnauthorizedError as error:
+            self._wrong = error
+            raise
+
+    def allows(self, scope: Scope) -> bool | None:
+        """Tell whether we have a right, before it is needed; None if that cannot be told beforehand.
+
+        Raises:
+            AuthError: The token realm refuses us.
+            RegistryUnavailableError: The token realm cannot be reached.
+        """
+        challenge = self._challenge
+        if challenge is None or challenge.scheme != "bearer":
+            return None
+        return self._token(challenge, (scope,)).allows(scope, by_project=self.is_harbor)
+
+    def forget_tokens(self) -> None:
+        """Ask for new tokens from now on: what they stand for has changed."""
+        with self._lock:
+            self._tokens.clear()
+
+    def refused(self, detail: str, context: Mapping[str, Any] | None = None) -> AuthError:
         """Return the error for a request that was refused although it was authorized as asked.
 
-        A fresh token that does not do is a matter of rights: whoever issued it knew the password.
+        A wrong password and a missing right can look the same here, so the token realm is asked which it is.
         """
-        if self._endpoint.credential and self._challenge and self._challenge.scheme == "bearer":
-            where = urlsplit(self._endpoint.api_url).netloc
-            return DeniedError(
-                f"{where} does not allow user {self._endpoint.credential.username!r} to do this: {detail}"
-            )
-        return self._refused(detail)
+        credential = self._endpoint.credential
+        if credential is None or self._challenge is None or self._challenge.scheme != "bearer":
+            return self._refused(detail, context)
+        try:
+            self.check_credential()
+        except AuthError as error:
+            return error
+        where = urlsplit(self._endpoint.api_url).netloc
+        return DeniedError(
+            f"{where} knows {_who(credential.username)}, and does not allow this: {detail}", context=dict(context or {})
+        )
 
-    def _refused(self, detail: str = "") -> AuthError:
+    def _refused(self, detail: str = "", context: Mapping[str, Any] | None = None) -> AuthError:
         where = urlsplit(self._endpoint.api_url).netloc
         extra = f": {detail}" if detail else ""
         if self._endpoint.credential is None:
             text = f"{where} wants credentials, and there are none for it{extra}"
-            return NoCredentialsError(text, hint=self._endpoint.credentials_hint)
-        text = f"{where} refuses user {self._endpoint.credential.username!r}{extra}"
-        return UnauthorizedError(text, hint=self._endpoint.credentials_hint)
+            return NoCredentialsError(text, hint=self._endpoint.credentials_hint, context=dict(context or {}))
+        credential = self._endpoint.credential
+        source = f" (from {credential.source})" if credential.source else ""
+        text = f"{where} refuses {_who(credential.username)}{source}: wrong user name or password{extra}"
+        return UnauthorizedError(text, hint=self._endpoint.credentials_hint, context=dict(context or {}))
 
     def _basic(self) -> str:
         credential = self._endpoint.credential
@@ -145,29 +197,42 @@ class Authorizer:
         pair = f"{credential.username}:{credential.password}".encode()
         return f"Basic {base64.b64encode(pair).decode()}"
 
-    def _fetch(self, challenge: Challenge, scopes: tuple[Scope, ...]) -> _Token:
+    def _key(self, scopes: tuple[Scope, ...]) -> tuple[object, ...]:
+        """Return what a token is kept under: the rights themselves, or at Harbor the projects that they lie in."""
+        if not self.is_harbor:
+            return scopes
+        # Harbor's answer has all rights of the account there, whichever were asked for.
+        return tuple(sorted({scope.repository.partition("/")[0] for scope in scopes}))
+
+    def _token(self, challenge: Challenge, scopes: tuple[Scope, ...], *, fresh: bool = False) -> Token:
+        with self._lock:
+            token = self._tokens.get(self._key(scopes))
+            if token is None or not (token.is_fresh if fresh else token.is_good):
+                token = self._tokens[self._key(scopes)] = self._fetch(challenge, scopes)
+        return token
+
+    def _fetch(self, challenge: Challenge, scopes: tuple[Scope, ...]) -> Token:
         """Ask the token realm."""
         realm = resolve(self._endpoint.api_url, challenge.parameters.get("realm", ""))
         credential = self._endpoint.credential
+        own = urlsplit(realm).hostname == urlsplit(self._endpoint.api_url).hostname
+        tls = self._endpoint.tls if own else self._endpoint.tls.abroad()
         if credential and self._endpoint.api_url.startswith("https:") and not realm.startswith("https:"):
             raise UnexpectedAnswerError(f"the token realm {redact(realm)} is not https; credentials are not sent there")
         fields = [("scope", str(scope)) for scope in scopes]
         if service := challenge.parameters.get("service"):
             fields.insert(0, ("service", service))
         if credential and credential.identity_token:
-            fields += [("grant_type", "refresh_token"), ("refresh_token", credential.identity_token)]
-            fields.append(("client_id", "airgap-sync"))
+            form = [*fields, ("grant_type", "refresh_token"), ("refresh_token", credential.identity_token)]
+            form.append(("client_id", "airgap-sync"))
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            response = self._http.request(
-                "POST", realm, headers=headers, body=urlencode(fields).encode(), tls=self._endpoint.tls
-            )
+            response = self._http.request("POST", realm, headers=headers, body=urlencode(form).encode(), tls=tls)
         else:
             headers = {"Authorization": self._basic()} if credential else {}
             separator = "&" if "?" in realm else "?"
-            response = self._http.request(
-                "GET", f"{realm}{separator}{urlencode(fields)}", headers=headers, tls=self._endpoint.tls
-            )
-        return _read_token(self._answer(response, realm), realm)
+            url = f"{realm}{separator}{urlencode(fields)}" if fields else realm
+            response = self._http.request("GET", url, headers=headers, tls=tls)
+        return Token.from_answer(self._answer(response, realm), realm)
 
     def _answer(self, response: Response, realm: str) -> bytes:
         status = response.status
@@ -179,62 +244,13 @@ class Authorizer:
             raise self._refused(f"{where} answered 401")
         if status == HTTPStatus.FORBIDDEN:
             raise DeniedError(f"{where} answered 403")
+        pause = {"retry_after_s": retry_after_s(response.headers)}
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise TooManyRequestsError(f"{where} answered 429")
-        raise ServerError(f"{where} answered {status}")
+            raise TooManyRequestsError(f"{where} answered 429", context=pause)
+        if status == HTTPStatus.BAD_REQUEST and self._endpoint.credential and self._endpoint.credential.identity_token:
+            raise self._refused(f"{where} answered 400 to the identity token")
+        raise ServerError(f"{where} answered {status}", context=pause)
 
 
-def _read_token(body: bytes, realm: str) -> _Token:
-    try:
-        document: Any = json.loads(body)
-        value = str(document.get("token") or document["access_token"])
-        lifetime = float(document.get("expires_in") or DEFAULT_EXPIRY_S)
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise RegistryUnavailableError(f"the token realm {redact(realm)} answered without a token") from error
-    margin = max(5.0, lifetime * 0.2)
-    return _Token(value, time.monotonic() + max(1.0, lifetime - margin))
-
-
-class DockerConfig:
-    """Credentials from docker's config.json, its helpers and stores included.
-
-    Args:
-        path: The file; it may be absent.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._config: Any = None
-
-    def lookup(self, host: str) -> Credential | None:
-        """Return the credential for a registry host (``docker.io`` for Docker Hub), if there is one.
-
-        Raises:
-            NoCredentialsError: The file or a credential helper that it names is broken.
-        """
-        if not self._path.is_file():
-            return None
-        import docker.auth  # noqa: PLC0415 - 100 ms that only a user with such a file pays
-        import docker.errors  # noqa: PLC0415
-
-        with self._lock:
-            try:
-                if self._config is None:
-                    # docker's own reader takes a broken file for an empty one.
-                    json.loads(self._path.read_bytes())
-                    self._config = docker.auth.load_config(str(self._path))
-                found = self._config.resolve_authconfig(host)
-            except (docker.errors.DockerException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                # Only the kind: the text of an error about a credential may quote it.
-                raise NoCredentialsError(
-                    f"the credentials for {host} in {self._path} cannot be read: {type(error).__name__}",
-                    hint="Repair the file or its credential helper, or log in again.",
-                ) from error
-        if not found:
-            return None
-        # Lower case from the file, capitals from a helper.
-        token = found.get("identitytoken") or found.get("IdentityToken") or ""
-        username = found.get("username") or found.get("Username") or ""
-        password = found.get("password") or found.get("Password") or ""
-        return Credential(username, password, token) if token or username else None
+def _who(username: str) -> str:
+    return f"user {username!r}" if username else "the identity token"

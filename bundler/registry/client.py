@@ -7,33 +7,40 @@ Source: distribution-spec, "API" and "Error Codes".
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import IO, TypeVar
-from urllib.parse import urlencode
+from typing import IO, TypeVar, cast
+from urllib.parse import urlencode, urlsplit
 
 from bundler.errors import (
     AirgapSyncError,
+    BodyTooLargeError,
     ConnectionFailedError,
     DeniedError,
+    MediaTypeRefusedError,
+    ProxyFailedError,
+    RegistryUnavailableError,
+    RepositoryUnknownError,
     ServerError,
+    TlsWantedError,
     TooManyRequestsError,
     UnexpectedAnswerError,
-    one_line,
 )
-from bundler.net import Http, Response, number
-from bundler.registry.auth import Authorizer, Scope
+from bundler.net import Http, Response
+from bundler.net.tls import speaks_tls
+from bundler.registry.answer import read_error, retry_after_s
+from bundler.registry.auth import Authorizer
+from bundler.registry.body import UploadBody
 from bundler.registry.endpoint import Endpoint
+from bundler.registry.host import Host, Hosts
 from bundler.registry.retry import retrying
-from bundler.url import redact, same_origin
+from bundler.registry.token import Scope
+from bundler.url import origin, redact, same_origin
 
 Result = TypeVar("Result")
 
-
-#: How long a host that could not be connected to is left alone.
-QUIET_S = 10.0
+#: A body from this size on is worth a token of its own: it must not be refused after it was sent.
+LARGE_BODY_BYTES = 16 * 1024 * 1024
 
 
 class RegistryClient:
@@ -42,15 +49,15 @@ class RegistryClient:
     Args:
         endpoint: Where it is and who we are.
         http: The shared HTTP sessions.
+        hosts: The hosts of this run; of its own if none are given.
     """
 
-    def __init__(self, endpoint: Endpoint, http: Http) -> None:
+    def __init__(self, endpoint: Endpoint, http: Http, hosts: Hosts | None = None) -> None:
         self.endpoint = endpoint
         self._http = http
-        self._authorizer = Authorizer(endpoint, http)
-        #: The last failure to connect, while no later request got through.
-        self.unreachable: ConnectionFailedError | None = None
-        self._ask_again = 0.0
+        self.authorizer = Authorizer(endpoint, http)
+        #: What all clients of this host share.
+        self.host: Host = (hosts or Hosts()).at(origin(endpoint.api_url))
 
     def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """Return the URL of an API path such as ``library/busybox/tags/list``."""
@@ -90,7 +97,7 @@ class RegistryClient:
         scopes: tuple[Scope, ...],
         accept: tuple[int, ...],
         headers: Mapping[str, str] | None = None,
-        body: bytes | IO[bytes] | None = None,
+        body: bytes | UploadBody | None = None,
         read_s: float | None = None,
     ) -> Response:
         """Send one request, once more after a 401, and return an answer whose status is in ``accept``.
@@ -101,41 +108,99 @@ class RegistryClient:
             scopes: The rights that the request needs.
             accept: The statuses that the caller understands.
             headers: More headers.
-            body: Bytes, or a file object that can be rewound.
+            body: Bytes, or part of a blob.
             read_s: Seconds to wait for the answer, where the usual are too few.
 
         Raises:
             AuthError: Refused.
             RegistryUnavailableError: Not reachable, or another answer than those accepted.
         """
-        response = self._once(method, url, scopes, headers, body, read_s)
-        # A 401 of another host, met through a redirect or an upload Location, is not this registry's challenge.
-        if response.status == HTTPStatus.UNAUTHORIZED and same_origin(response.url, self.endpoint.api_url):
-            self._authorizer.challenged(response, scopes, response.authorization)
-            response.close()
-            if body is not None and not isinstance(body, bytes):
-                body.seek(0)
-            response = self._once(method, url, scopes, headers, body, read_s)
-        self.unreachable = None
+        large = isinstance(body, UploadBody) and len(body) >= LARGE_BODY_BYTES
+        # The path of an upload is another one each time.
+        what = f"{method} {scopes[0].repository}" if scopes else f"{method} {urlsplit(url).path}"
+        self.host.ready()
+        try:
+            with self.host.slot():
+                response = self._once(method, url, scopes, headers, body, read_s, large=large)
+                # A 401 of another host, met through a redirect or an upload Location, is not this registry's challenge.
+                own = same_origin(response.url, self.endpoint.api_url)
+                if (
+                    response.status == HTTPStatus.UNAUTHORIZED
+                    and own
+                    and self.authorizer.challenged(response, scopes, response.authorization)
+                ):
+                    response.close()
+                    if isinstance(body, UploadBody):
+                        body.seek(0)
+                    response = self._once(method, url, scopes, headers, body, read_s, large=False)
+        except ConnectionFailedError as error:
+            # A host that a redirect led to says nothing of this one.
+            if same_origin(error.context.get("url", ""), self.endpoint.api_url):
+                self.host.unreachable(error)
+            raise
+        except RegistryUnavailableError as error:
+            if error.retryable:
+                self.host.troubled()
+            # A token realm may ask for a pause as well.
+            self.host.judge(error, what)
+            raise
+        self.host.answered(response.status, response.headers, what)
         if response.status in accept:
             return response
-        raise self._error(method, response)
+        failure = self._error(method, response)
+        if isinstance(failure, RegistryUnavailableError):
+            self.host.judge(failure, what)
+        raise failure
 
-    def retrying(self, operation: Callable[[], Result]) -> Result:
+    def send_once(self, method: str, url: str, scopes: tuple[Scope, ...]) -> None:
+        """Send a request whose outcome does not matter, and ignore it."""
+        try:
+            self._once(method, url, scopes, None, None, None, large=False).close()
+        except AirgapSyncError:
+            return
+
+    def call_api(self, method: str, path: str, *, accept: tuple[int, ...], body: bytes | None = None) -> Response:
+        """Send one request to another API of this host, with the user's own name and password.
+
+        Args:
+            method: The HTTP method.
+            path: With its leading slash, and its query.
+            accept: The statuses that the caller understands.
+            body: A JSON document.
+
+        Raises:
+            AuthError: Refused.
+            RegistryUnavailableError: Not reachable, or another answer than those accepted.
+        """
+        scheme, host = urlsplit(self.endpoint.api_url)[:2]
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if authorization := self.authorizer.basic_header():
+            headers["Authorization"] = authorization
+
+        def operation() -> Response:
+            self.host.ready()
+            try:
+                response = self._http.request(
+                    method, f"{scheme}://{host}{path}", headers=headers, body=body, tls=self.endpoint.tls
+                )
+            except ConnectionFailedError as error:
+                self.host.unreachable(error)
+                raise
+            self.host.answered(response.status, response.headers, f"{method} {path}")
+            if response.status in accept:
+                return response
+            raise self._error(method, response)
+
+        # What makes something new is not done twice.
+        return operation() if method == "POST" else retrying(operation)
+
+    def retrying(self, operation: Callable[[], Result], moved: Callable[[], int] | None = None) -> Result:
         """Run an operation that may be repeated as a whole, again after failures that may pass.
 
         Raises:
             AirgapSyncError: The last failure.
         """
-        if self.unreachable and time.monotonic() < self._ask_again:
-            raise self.unreachable
-        try:
-            return retrying(operation)
-        except ConnectionFailedError as error:
-            # A host that a redirect led to says nothing of this one.
-            if same_origin(error.context.get("url", ""), self.endpoint.api_url):
-                self.unreachable, self._ask_again = error, time.monotonic() + QUIET_S
-            raise
+        return retrying(operation, moved)
 
     def _once(
         self,
@@ -143,64 +208,55 @@ class RegistryClient:
         url: str,
         scopes: tuple[Scope, ...],
         headers: Mapping[str, str] | None,
-        body: bytes | IO[bytes] | None,
+        body: bytes | UploadBody | None,
         read_s: float | None,
+        *,
+        large: bool,
     ) -> Response:
         sent = dict(headers or {})
         own = same_origin(url, self.endpoint.api_url)
-        authorization = self._authorizer.header(scopes) if own else None
+        authorization = self.authorizer.header(scopes, fresh=large) if own else None
         if authorization:
             sent["Authorization"] = authorization
+        tls = self.endpoint.tls if own else self.endpoint.tls.abroad()
         return self._http.request(
-            method, url, headers=sent, body=body, tls=self.endpoint.tls if own else None, read_s=read_s
+            method, url, headers=sent, body=cast("bytes | IO[bytes] | None", body), tls=tls, read_s=read_s
         )
 
     def _error(self, method: str, response: Response) -> AirgapSyncError:
         status, where = response.status, redact(response.url)
-        words = _registry_words(response.excerpt())
-        message = f"{method} {where} answered {status}" + (f": {words}" if words else "")
-        if status == HTTPStatus.UNAUTHORIZED and same_origin(response.url, self.endpoint.api_url):
-            return self._authorizer.refused(words or f"{method} {where}")
+        own = same_origin(response.url, self.endpoint.api_url)
+        found = read_error(response.excerpt())
+        context = {"status": status, "code": found.code, "request_id": response.headers.get("X-Request-Id", "")[:80]}
+        context = {key: value for key, value in context.items() if value}
+        request = f" (X-Request-ID {context['request_id']})" if "request_id" in context else ""
+        message = f"{method} {where} answered {status}" + (f": {found.words}" if found.words else "") + request
+        if status == HTTPStatus.UNAUTHORIZED and own:
+            return self.authorizer.refused((found.words or f"{method} {where}") + request, context)
         if status == HTTPStatus.FORBIDDEN:
-            return DeniedError(message)
+            return DeniedError(message, context=context)
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            pause_s = _retry_after_s(response.headers)
+            pause_s = retry_after_s(response.headers)
             message += f"; it asks to wait {pause_s:.0f} s" if pause_s else ""
             kind = TooManyRequestsError if status == HTTPStatus.TOO_MANY_REQUESTS else ServerError
-            return kind(message, context={"retry_after_s": pause_s})
-        if status == HTTPStatus.BAD_REQUEST and response.url.startswith("http:"):
-            return UnexpectedAnswerError(
-                message, hint="If this port speaks TLS, write https:// or leave the scheme out."
-            )
-        return UnexpectedAnswerError(message)
+            return kind(message, context={**context, "retry_after_s": pause_s})
+        if status == HTTPStatus.NOT_FOUND and found.code in _NO_REPOSITORY:
+            return RepositoryUnknownError(message, context=context)
+        if known := _EXPLAINED.get(status):
+            return known(message, context=context)
+        _, host, port = origin(response.url)
+        if status == HTTPStatus.BAD_REQUEST and response.url.startswith("http:") and speaks_tls(host, port):
+            return TlsWantedError(f"{host}:{port} speaks TLS, and was asked by plain HTTP", context=context)
+        hint = _HINTS.get(status)
+        return UnexpectedAnswerError(message, hint=hint, context=context)
 
 
-def _registry_words(body: bytes) -> str:
-    """Return the registry's own error code and message, or the start of a body that is not JSON, on one line."""
-    try:
-        errors = json.loads(body)["errors"]
-        words = "; ".join(
-            " ".join(str(part) for part in (item.get("code"), item.get("message"), item.get("detail")) if part)
-            for item in errors
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        words = "a web page" if body.lstrip()[:1] == b"<" else body.decode(errors="replace")
-    return one_line(words).strip()[:200]
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Return the pause that a registry asks for, in seconds; 0 if it names none.
-
-    Source: RFC 9110 section 10.2.3 (seconds or an HTTP date).
-    """
-    text = headers.get("Retry-After", "").strip()
-    if (seconds := number(text)) is not None:
-        return float(seconds)
-    if text:
-        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rare
-
-        try:
-            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        except (ValueError, OverflowError):
-            return 0.0
-    return 0.0
+_NO_REPOSITORY = ("NAME_UNKNOWN", "RepositoryNotFoundException")
+_EXPLAINED: Mapping[int, type[AirgapSyncError]] = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: BodyTooLargeError,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: MediaTypeRefusedError,
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: ProxyFailedError,
+}
+_HINTS: Mapping[int, str] = {
+    HTTPStatus.METHOD_NOT_ALLOWED: "The registry may be read-only, or a cache of another registry; it takes no pushes.",
+}

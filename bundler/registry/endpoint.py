@@ -9,11 +9,16 @@ from bundler.net import Tls
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A user name with its password, or an identity token; never shown by ``repr``."""
+    """A user name with its password, or an identity token; never shown by ``repr``.
+
+    Attributes:
+        source: Where it was found, for messages.
+    """
 
     username: str
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
-from bundler.errors import AirgapSyncError, IntegrityError, NotFoundError
+from bundler.errors import AirgapSyncError, ConnectionFailedError, IntegrityError, NotFoundError
 from bundler.net import Http
 from bundler.oci.content import BlobStream
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.registry.foreign import open_foreign
+from bundler.registry.host import ParkedError
 from bundler.registry.repository import Repository
 
 Result = TypeVar("Result")
@@ -24,7 +25,7 @@ class MirroredRepository:
     """A BlobSource over the endpoints of one repository.
 
     Whatever makes an endpoint fail, the next one is asked; if all fail, the error names every one of them.
-    An endpoint that could not be connected to is asked again only when there is no other.
+    One that asks for a pause is passed over as well, and waited for only if no other has what is wanted.
 
     Args:
         repositories: The same content at each endpoint, in the order to try; at least one.
@@ -100,18 +101,20 @@ class MirroredRepository:
         raise _combined(errors)
 
     def _first(self, ask: Callable[[Repository], Result], skipped: Collection[int] = ()) -> Result:
-        reachable = [r for r in self._repositories if r.client.unreachable is None]
         errors: list[AirgapSyncError] = []
+        parked: list[ParkedError] = []
         for number, repository in enumerate(self._repositories):
             if number in skipped:
                 continue
-            if reachable and repository.client.unreachable is not None:
-                errors.append(repository.client.unreachable)
-                continue
             try:
                 return ask(repository)
+            except ParkedError as later:
+                parked.append(later)
             except AirgapSyncError as error:
                 errors.append(error)
+        if parked:
+            # The host that has to be waited for may have what the others do not.
+            raise min(parked, key=lambda later: later.until)
         raise _combined(errors)
 
 
@@ -126,8 +129,9 @@ def _combined(errors: list[AirgapSyncError]) -> AirgapSyncError:
     if len(errors) == 1:
         return errors[0]
     wrong: list[AirgapSyncError] = [error for error in errors if isinstance(error, IntegrityError)]
-    answers = [error for error in errors if not error.retryable]
+    answers = [error for error in errors if not error.retryable and not isinstance(error, ConnectionFailedError)]
     telling = [*wrong, *answers, *errors][0]
     others = "; ".join(error.message for error in errors if error is not telling)
     combined = type(telling)(f"{telling.message}; also tried: {others}", hint=telling.hint, context=telling.context)
+    combined.retryable = any(error.retryable for error in errors)
     return combined.with_traceback(telling.__traceback__)

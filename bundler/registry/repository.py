@@ -3,7 +3,7 @@
 Invariants:
 
 - What is returned has the digest it was asked for by; what was sent was answered with our digest.
-- An upload is one unit: session, body and commit are repeated together, never patched up.
+- What is repeated is a whole step, never patched up; :mod:`bundler.registry.upload` has the steps of an upload.
 
 Source: distribution-spec, "Pull", "Push", "Mounting a blob from another repository".
 """
@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import IO, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from bundler.errors import (
@@ -23,7 +23,10 @@ from bundler.errors import (
     BlobUnknownError,
     DigestMismatchError,
     ForeignLayersRefusedError,
+    HiddenByPolicyError,
+    ImmutableTagError,
     ManifestUnknownError,
+    MediaTypeRefusedError,
     ServerError,
     SizeMismatchError,
     UnexpectedAnswerError,
@@ -34,14 +37,28 @@ from bundler.oci.content import BlobStream, Opener
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.oci.manifest import MAX_MANIFEST_BYTES
-from bundler.registry.auth import Scope
-from bundler.registry.body import BodyStream, UploadBody
+from bundler.registry.body import BodyStream
 from bundler.registry.client import RegistryClient
+from bundler.registry.session import Chunking, RunMemory, UploadMemory
+from bundler.registry.token import Scope
+from bundler.registry.upload import Upload
 from bundler.url import redact, resolve
 
 _ACCEPT = ", ".join(mediatype.ACCEPT)
-_COMMIT_BYTES_PER_S = 10_000_000
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/(?:[0-9]{1,19}|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """What came of asking for a mount.
+
+    Attributes:
+        done: The blob is there.
+        session: If it is not: where an upload was opened instead, if one was.
+    """
+
+    done: bool
+    session: str | None = None
 
 
 class Repository:
@@ -56,7 +73,8 @@ class Repository:
     def __init__(self, client: RegistryClient, name: str, actions: str = "pull") -> None:
         self.client = client
         self.name = name
-        self._scopes = (Scope(name, actions),)
+        #: The rights that every request here needs.
+        self.scopes = (Scope(name, actions),)
 
     def head_manifest(self, reference: str) -> tuple[Digest, str] | None:
         """Return digest and media type of what a tag or digest stands for; None if the registry does not have it.
@@ -64,11 +82,14 @@ class Repository:
         Raises:
             AuthError: Refused.
             RegistryUnavailableError: Not reachable, or an answer without a digest.
+            HiddenByPolicyError: It is there, and nobody may pull it.
         """
 
         def operation() -> tuple[Digest, str] | None:
-            response = self._send("HEAD", f"manifests/{reference}", (200, 404, 405), {"Accept": _ACCEPT})
+            response = self._send("HEAD", f"manifests/{reference}", (200, 404, 405, 412), {"Accept": _ACCEPT})
             response.close()
+            if response.status == HTTPStatus.PRECONDITION_FAILED:
+                raise HiddenByPolicyError(f"{self.place}:{reference} exists, and a policy keeps it from being pulled")
             if response.status == HTTPStatus.NOT_FOUND:
                 return None
             digest = _stated_digest(response) if response.status == HTTPStatus.OK else None
@@ -92,12 +113,12 @@ class Repository:
             response = self._send("GET", f"manifests/{reference}", (200, 404), {"Accept": _ACCEPT})
             if response.status == HTTPStatus.NOT_FOUND:
                 response.close()
-                raise ManifestUnknownError(f"{self._place} has no manifest {reference}")
+                raise ManifestUnknownError(f"{self.place} has no manifest {reference}")
             raw = response.read_all(MAX_MANIFEST_BYTES)
             expected = Digest.parse(reference) if ":" in reference else _stated_digest(response)
             digest = expected or Digest.of(raw)
             if not digest.matches(raw):
-                raise DigestMismatchError(f"{self._place} sent other bytes than those of {digest} for {reference}")
+                raise DigestMismatchError(f"{self.place} sent other bytes than those of {digest} for {reference}")
             return raw, _media_type(response), digest
 
         return self.client.retrying(operation)
@@ -120,6 +141,10 @@ class Repository:
 
     @contextmanager
     def _open_blob(self, blob: Descriptor, offset: int) -> Iterator[BlobStream]:
+        with self.client.host.slot():
+            yield from self._blob_stream(blob, offset)
+
+    def _blob_stream(self, blob: Descriptor, offset: int) -> Iterator[BlobStream]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         response = self._send("GET", f"blobs/{blob.digest}", (200, 206, 404, 416), headers)
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -127,13 +152,13 @@ class Repository:
             response = self._send("GET", f"blobs/{blob.digest}", (200, 404), {})
         with response:
             if response.status == HTTPStatus.NOT_FOUND:
-                raise BlobUnknownError(f"{self._place} has no blob {blob.digest}")
+                raise BlobUnknownError(f"{self.place} has no blob {blob.digest}")
             start = _range_start(response) if response.status == HTTPStatus.PARTIAL_CONTENT else 0
             length = response.headers.get("Content-Length", "")
             announced = number(length)
             if announced is not None and announced != blob.size - start:
                 raise SizeMismatchError(
-                    f"{self._place} announces {announced + start} bytes for {blob.digest}, not {blob.size}"
+                    f"{self.place} announces {announced + start} bytes for {blob.digest}, not {blob.size}"
                 )
             yield BodyStream(response, start)
 
@@ -153,64 +178,65 @@ class Repository:
 
         return self.client.retrying(operation)
 
-    def mount_blob(self, blob: Descriptor, source: str) -> bool:
-        """Link a blob from another repository of this registry; False if it has to be sent instead."""
-        scopes = (*self._scopes, Scope(source))
+    def mount_blob(self, blob: Descriptor, source: str) -> Mounted:
+        """Link a blob from another repository of this registry, if that is granted."""
         url = self.client.url(f"{self.name}/blobs/uploads/", {"mount": str(blob.digest), "from": source})
+        scopes = (*self.scopes, Scope(source))
         try:
             response = self.client.send("POST", url, scopes=scopes, accept=(201, 202), headers={"Content-Length": "0"})
+            response.close()
+            if response.status == HTTPStatus.CREATED:
+                return Mounted(done=True)
+            # What would have been a mount is an upload that has begun.
+            return Mounted(done=False, session=self.upload_url(response))
         except AirgapSyncError:
             # Whatever the reason, the plain upload that follows succeeds or names it.
-            return False
-        response.close()
-        return response.status == HTTPStatus.CREATED
+            return Mounted(done=False)
 
-    def put_blob(self, blob: Descriptor, opener: Opener, on_bytes: Callable[[int], None]) -> None:
-        """Send a blob in one streamed PUT.
+    def put_blob(
+        self,
+        blob: Descriptor,
+        opener: Opener,
+        on_bytes: Callable[[int], None],
+        *,
+        session: str | None = None,
+        chunking: Chunking | None = None,
+        memory: UploadMemory | None = None,
+    ) -> None:
+        """Send a blob.
 
         Args:
             blob: What is sent.
             opener: Opens the content at an offset; called again for each try.
             on_bytes: Told of the bytes as they are read, with a negative number when a try starts over.
+            session: Of an upload that is open already.
+            chunking: When to send in chunks.
+            memory: Of uploads that can be continued.
 
         Raises:
             IntegrityError: The local content is not the blob's; nothing was committed.
             AuthError: Refused.
             RegistryUnavailableError: Not reachable.
         """
-        first = True
+        Upload(self, blob, opener, on_bytes, chunking or Chunking(), memory or RunMemory()).run(session)
 
-        def operation() -> None:
-            nonlocal first
-            # A commit whose answer was lost is found here, instead of sending everything again.
-            if not first and self.has_blob(blob):
-                on_bytes(blob.size)
-                return
-            first = False
-            self._upload(blob, opener, on_bytes)
+    def open_upload(self) -> tuple[str, int]:
+        """Begin an upload; return where it goes, and the smallest chunk that the registry takes, in bytes.
 
-        self.client.retrying(operation)
+        Raises:
+            AuthError: Refused.
+            RegistryUnavailableError: Not reachable, or an answer without a Location.
+        """
+        response = self._send("POST", "blobs/uploads/", (202,), {"Content-Length": "0"})
+        response.close()
+        location = self.upload_url(response)
+        if location is None:
+            raise UnexpectedAnswerError(f"{self.place} opened an upload without a Location")
+        return location, number(response.headers.get("OCI-Chunk-Min-Length", "")) or 0
 
-    def _upload(self, blob: Descriptor, opener: Opener, on_bytes: Callable[[int], None]) -> None:
-        session = self._send("POST", "blobs/uploads/", (202,), {"Content-Length": "0"})
-        session.close()
-        location = session.headers.get("Location")
-        if not location:
-            raise UnexpectedAnswerError(f"{self._place} opened an upload without a Location")
-        url = self._upload_url(session.url, location)
-        url += ("&" if "?" in url else "?") + f"digest={blob.digest}"
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
-        with UploadBody(blob, opener, on_bytes) as body:
-            # requests would send an empty file object in chunks, which registries refuse.
-            content = cast("IO[bytes]", body) if blob.size else b""
-            # Object storage copies the whole blob before it answers.
-            patience_s = 60.0 + blob.size / _COMMIT_BYTES_PER_S
-            response = self.client.send(
-                "PUT", url, scopes=self._scopes, accept=(201,), headers=headers, body=content, read_s=patience_s
-            )
-            response.close()
-            body.committed()
-        self._check_digest(response, blob.digest)
+    def abandon_upload(self, location: str) -> None:
+        """Let the registry drop what it has of an upload; whether it does is its own business."""
+        self.client.send_once("DELETE", location, self.scopes)
 
     def put_manifest(
         self, raw: bytes, media_type: str, digest: Digest, reference: str, *, foreign: bool = False
@@ -230,54 +256,94 @@ class Repository:
             AuthError: Refused.
             RegistryUnavailableError: Not reachable, or the manifest is refused.
         """
+        first = True
 
         def operation() -> None:
-            url = self.client.url(f"{self.name}/manifests/{reference}")
-            try:
-                response = self.client.send(
-                    "PUT", url, scopes=self._scopes, accept=(201,), headers={"Content-Type": media_type}, body=raw
-                )
-            except (ServerError, UnexpectedAnswerError) as error:
-                if foreign:
-                    raise ForeignLayersRefusedError(f"{error.message}; the image has foreign layers") from error
-                raise
-            response.close()
-            if _stated_digest(response) is None:
-                found = self.head_manifest(reference)
-                if found is None or found[0] != digest:
-                    raise DigestMismatchError(f"{self._place} did not store {reference} as {digest}")
-            self._check_digest(response, digest)
+            nonlocal first
+            # One whose answer was lost must not be put again: registries refuse to overwrite even with the same.
+            if not first and self._stands_for(reference, digest):
+                return
+            first = False
+            self._put_manifest(raw, media_type, digest, reference, foreign=foreign)
 
         self.client.retrying(operation)
 
+    def _put_manifest(self, raw: bytes, media_type: str, digest: Digest, reference: str, *, foreign: bool) -> None:
+        url = self.client.url(f"{self.name}/manifests/{reference}")
+        headers = {"Content-Type": media_type}
+        try:
+            response = self.client.send("PUT", url, scopes=self.scopes, accept=(201, 412), headers=headers, body=raw)
+        except (ServerError, UnexpectedAnswerError) as error:
+            if foreign:
+                raise ForeignLayersRefusedError(
+                    f"{error.message}; the image has foreign layers", context=error.context
+                ) from error
+            raise
+        except MediaTypeRefusedError as error:
+            raise MediaTypeRefusedError(f"{error.message}; it is {media_type}", context=error.context) from error
+        response.close()
+        if response.status == HTTPStatus.PRECONDITION_FAILED:
+            # A tag that must not change refuses the same content as well.
+            if self._stands_for(reference, digest):
+                return
+            raise ImmutableTagError(
+                f"{self.place}:{reference} is immutable and, as far as can be seen, does not stand for {digest}",
+                context={"status": 412},
+            )
+        if _stated_digest(response) is None and not self._stands_for(reference, digest):
+            raise DigestMismatchError(f"{self.place} did not store {reference} as {digest}")
+        self.check_digest(response, digest)
+
+    def _stands_for(self, reference: str, digest: Digest) -> bool:
+        try:
+            found = self.head_manifest(reference)
+        except HiddenByPolicyError:
+            return False
+        return found is not None and found[0] == digest
+
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
+        """The repository, for messages."""
         return f"{redact(self.client.endpoint.api_url)}/{self.name}"
 
     def _send(self, method: str, path: str, accept: tuple[int, ...], headers: dict[str, str]) -> Response:
         return self.client.send(
             method,
             self.client.url(f"{self.name}/{path}"),
-            scopes=self._scopes,
+            scopes=self.scopes,
             accept=accept,
             headers=headers,
         )
 
-    def _upload_url(self, request_url: str, location: str) -> str:
-        """Resolve an upload Location; a registry behind a proxy often names a wrong scheme or port of its own host."""
-        url = resolve(request_url, location)
+    def upload_url(self, response: Response) -> str | None:
+        """Return the absolute Location of an answer of an upload; None if it has none.
+
+        A registry behind a proxy often names a wrong scheme or port of its own host.
+
+        Raises:
+            UnexpectedAnswerError: It leads from https to something else.
+        """
+        location = response.headers.get("Location")
+        if not location:
+            return None
+        url = resolve(response.url, location)
         own, parts = urlsplit(self.client.endpoint.api_url), urlsplit(url)
         if parts.hostname == own.hostname:
             return urlunsplit((own.scheme, own.netloc, parts.path, parts.query, ""))
         if own.scheme == "https" and parts.scheme != "https":
-            raise UnexpectedAnswerError(f"{self._place} wants the upload at {redact(url)}, which is not https")
+            raise UnexpectedAnswerError(f"{self.place} wants the upload at {redact(url)}, which is not https")
         return url
 
-    def _check_digest(self, response: Response, digest: Digest) -> None:
+    def check_digest(self, response: Response, digest: Digest) -> None:
+        """Make sure that the registry stored what was sent, if it says what it stored.
+
+        Raises:
+            DigestMismatchError: It stored something else.
+        """
         stated = _stated_digest(response)
         # A registry may store a sha512 upload under sha256: only digests of one algorithm can be compared.
         if stated and stated.algorithm == digest.algorithm and stated != digest:
-            raise DigestMismatchError(f"{self._place} stored {stated} where {digest} was sent")
+            raise DigestMismatchError(f"{self.place} stored {stated} where {digest} was sent")
 
 
 def _stated_digest(response: Response) -> Digest | None:

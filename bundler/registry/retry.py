@@ -1,22 +1,21 @@
-"""Trying again: only what may pass, a bounded number of times, with growing random pauses."""
+"""Trying again: only what may pass, and a bounded number of times.
+
+How long to wait for a host that asked for a pause, or that cannot be connected to, is the business of
+:mod:`bundler.registry.host`: every request asks there first.
+"""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from bundler.errors import AirgapSyncError, ConnectionFailedError
+from bundler.errors import AirgapSyncError
+from bundler.registry.host import backoff_s
 
 Result = TypeVar("Result")
 
 ATTEMPTS = 4
-#: A server that cannot be connected to at all rarely comes back within seconds.
-CONNECT_ATTEMPTS = 2
-FIRST_PAUSE_S = 0.5
-#: A registry that wants us to wait longer is reported instead of waited for.
-LONGEST_PAUSE_S = 60.0
 
 
 def retrying(operation: Callable[[], Result], moved: Callable[[], int] | None = None) -> Result:
@@ -28,23 +27,22 @@ def retrying(operation: Callable[[], Result], moved: Callable[[], int] | None = 
 
     Raises:
         AirgapSyncError: The last failure.
+        ParkedError: A host wants a long pause, and this can be done later.
     """
     attempt, reached = 1, moved() if moved else 0
     while True:
         try:
             return operation()
         except AirgapSyncError as error:
+            if not error.retryable:
+                raise
             now = moved() if moved else 0
             if now > reached:
                 attempt, reached = 1, now
-            allowed = CONNECT_ATTEMPTS if isinstance(error, ConnectionFailedError) else ATTEMPTS
-            pause_s = max(error.context.get("retry_after_s", 0.0), _backoff_s(attempt))
-            if not error.retryable or attempt >= allowed or pause_s > LONGEST_PAUSE_S:
+            if attempt >= ATTEMPTS:
                 raise
-        time.sleep(pause_s)
-        attempt += 1
-
-
-def _backoff_s(attempt: int) -> float:
-    pause_s: float = FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-    return pause_s
+            # A pause that the host asked for is kept by whoever asks it next, in whatever thread; how often it may ask
+            # is for its own state to judge.
+            if not error.context.get("retry_after_s"):
+                time.sleep(backoff_s(attempt))
+                attempt += 1

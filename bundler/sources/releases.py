@@ -66,9 +66,11 @@ class ReleaseLocation:
 
     Args:
         location: A URL, a directory, or ``shipped`` to ask nobody.
+        http: What a URL is asked with; it should not wait for long.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, http: Http | None = None) -> None:
+        self._http = http or Http(Timeouts(PATIENCE_S, PATIENCE_S))
         self._location = location.rstrip("/") or location
         # Why it did not answer; it is not waited for again.
         self._silence = ""
@@ -133,9 +135,8 @@ class ReleaseLocation:
             raise BadReleaseUrlError(f"the release location {redact(url)} is neither http nor https")
         if self._silence:
             return None, self._silence
-        http = Http(Timeouts(connect_s=PATIENCE_S, read_s=PATIENCE_S))
         try:
-            response = http.request("GET", url)
+            response = self._http.request("GET", url)
             if response.status == HTTPStatus.OK:
                 return response.read_all(_MAX_LIST_BYTES), ""
             response.close()
@@ -146,8 +147,6 @@ class ReleaseLocation:
             raise BadReleaseListError(error.message) from error
         except TlsError as error:
             raise TlsError(error.message, hint="Check --release-url, or use `--release-url shipped`.") from error
-        finally:
-            http.close()
         if response.status == HTTPStatus.NOT_FOUND:
             return None, f"{redact(url)} does not exist"
         raise BadReleaseListError(f"{redact(url)} answered {response.status} instead of an image list")

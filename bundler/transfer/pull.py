@@ -32,7 +32,7 @@ from bundler.files import free_bytes
 from bundler.layout.store import Layout
 from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
-from bundler.oci.reference import Reference
+from bundler.oci.reference import DOCKER_HUB, Reference
 from bundler.progress import Progress, people_bytes
 from bundler.registry.retry import retrying
 from bundler.transfer.crew import Crew
@@ -148,7 +148,9 @@ class Puller:
         try:
             source = self._open_source(image.wanted.reference)
             fetch_config = partial(self._fetch, image, source)
-            resolver = Resolver(self._layout, source, fetch_config, self._wanted, ask_first=self._ask_first)
+            # Docker Hub counts each GET of a manifest and no HEAD.
+            ask_first = self._ask_first or image.wanted.reference.registry == DOCKER_HUB
+            resolver = Resolver(self._layout, source, fetch_config, self._wanted, ask_first=ask_first)
             image.resolved = resolver.resolve(image.wanted)
             with self._lock:
                 self._reserve(image.resolved.content.blobs)

@@ -10,20 +10,36 @@ Invariants:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from bundler.errors import AirgapSyncError, BlobMissingError, SizeMismatchError
+from bundler.errors import (
+    AirgapSyncError,
+    BlobMissingError,
+    BrokenConnectionError,
+    DeniedError,
+    NotFoundError,
+    NotVerifiedError,
+    SizeMismatchError,
+    UnexpectedAnswerError,
+)
 from bundler.layout.store import Layout
 from bundler.oci import mediatype
+from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.oci.manifest import Index, Manifest
 from bundler.progress import Progress, people_bytes
 from bundler.registry.client import RegistryClient
 from bundler.registry.repository import Repository
+from bundler.registry.session import Chunking, RunMemory, UploadMemory
 from bundler.transfer.crew import Crew
+from bundler.transfer.harbor import HarborCheck
 from bundler.transfer.plan import Action, BlobStep, ImagePlan, PushImage, TransferPlan
+
+#: How registries say that a manifest names something that they do not have (distribution, zot, Harbor).
+_LACKS = ("MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_INVALID", "MANIFEST_UNKNOWN", "NOT_FOUND")
 
 
 @dataclass(slots=True)
@@ -46,13 +62,32 @@ class Pusher:
         client: The target's endpoint.
         jobs: Blobs in flight at once.
         progress: Told of every byte.
+        chunking: Which blobs are sent in chunks.
+        memory: Of uploads that can be continued.
+        verify: Ask for an image's blobs once more before its tag is written.
+        harbor: What is known of the target, if it is Harbor.
     """
 
-    def __init__(self, layout: Layout, client: RegistryClient, *, jobs: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        client: RegistryClient,
+        *,
+        jobs: int,
+        progress: Progress,
+        chunking: Chunking | None = None,
+        memory: UploadMemory | None = None,
+        verify: bool = True,
+        harbor: HarborCheck | None = None,
+    ) -> None:
         self._layout = layout
         self._client = client
         self._jobs = jobs
         self._progress = progress
+        self._chunking = chunking or Chunking()
+        self._memory = memory or RunMemory()
+        self._verify = verify
+        self._harbor = harbor
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
         self._there: set[tuple[str, Digest]] = set()
@@ -69,14 +104,23 @@ class Pusher:
     def put_blob(self, image: PushedImage, step: BlobStep, source: str | None) -> None:
         """Bring one blob into an image's repository: mounted from ``source`` if that is granted, else sent."""
         repository = self._repository(image.plan.image.repository)
-        if source is not None and repository.mount_blob(step.blob, source):
-            with self._lock:
-                image.bytes_mounted += step.blob.size
-            if step.action is Action.UPLOAD:
-                self._progress.expect(-step.blob.size)
-            return
+        if self._harbor is not None:
+            self._harbor.stop_if_full(repository.name)
+        session = None
+        if source is not None:
+            mounted = repository.mount_blob(step.blob, source)
+            if mounted.done:
+                with self._lock:
+                    image.bytes_mounted += step.blob.size
+                if step.action is Action.UPLOAD:
+                    self._progress.expect(-step.blob.size)
+                return
+            session = mounted.session
         if step.action is not Action.UPLOAD:
             self._progress.expect(step.blob.size)
+        self._send(image, repository, step.blob, session)
+
+    def _send(self, image: PushedImage, repository: Repository, blob: Descriptor, session: str | None) -> None:
         sent = 0
 
         def on_bytes(size: int) -> None:
@@ -85,28 +129,75 @@ class Pusher:
             self._progress.advance(size)
 
         try:
-            repository.put_blob(step.blob, lambda offset: self._layout.open_blob(step.blob, offset), on_bytes)
-        except AirgapSyncError:
-            self._progress.expect(-step.blob.size)
-            raise
-        with self._lock:
-            image.bytes_sent += sent
+            with self._explained(repository.name, blob.size):
+                repository.put_blob(
+                    blob,
+                    lambda offset: self._layout.open_blob(blob, offset),
+                    on_bytes,
+                    session=session,
+                    chunking=self._chunking,
+                    memory=self._memory,
+                )
+        finally:
+            # What was not sent is not to come any more: it failed, or an earlier run had sent it.
+            self._progress.expect(sent - blob.size)
+            with self._lock:
+                image.bytes_sent += sent
 
-    def put_manifests(self, image: PushImage) -> None:
+    @contextmanager
+    def _explained(self, repository: str, size: int) -> Iterator[None]:
+        """Let Harbor say why it refuses."""
+        try:
+            yield
+        except (DeniedError, BrokenConnectionError) as error:
+            if self._harbor is None:
+                raise
+            raise self._harbor.explained(error, repository, size) from error
+
+    def put_manifests(self, image: PushedImage) -> None:
         """Store children by digest, each once in a run, then the root under its tag.
 
         Raises:
             ForeignLayersRefusedError: The target refuses a manifest that has foreign layers.
+            NotVerifiedError: The target does not have what it accepted.
             AirgapSyncError: It refuses for another reason.
         """
-        repository = self._repository(image.repository)
-        root = image.content.root
+        wanted = image.plan.image
+        repository = self._repository(wanted.repository)
+        sent_again = self._send_missing(image, repository) if self._verify else 0
+        for last in (bool(sent_again), True):
+            try:
+                self._put_all(repository, wanted)
+            except (UnexpectedAnswerError, NotFoundError) as error:
+                # A blob that was there when it was asked for may be gone: registries clean up while they run.
+                if last or error.context.get("code") not in _LACKS or not self._send_missing(image, repository):
+                    raise
+            else:
+                return
+
+    def _put_all(self, repository: Repository, image: PushImage) -> None:
         below = image.content.manifests[:-1] if image.reference.tag else image.content.manifests
         for manifest in below:
             self._put_once(repository, manifest)
         # Names of one repository are put one after another: registries write links to a digest without a lock.
         with self._turn(image.repository):
-            self._put(repository, root, image.tag)
+            self._put(repository, image.content.root, image.tag)
+
+    def _send_missing(self, image: PushedImage, repository: Repository) -> int:
+        """Ask for every blob of an image, and send what is missing although it was accepted; return how many were.
+
+        Asking also tells registries that collect garbage that these blobs are in use.
+        """
+        count = 0
+        for blob in image.plan.image.content.blobs:
+            if repository.has_blob(blob):
+                continue
+            count += 1
+            self._progress.expect(blob.size)
+            self._send(image, repository, blob, None)
+            if not repository.has_blob(blob):
+                raise NotVerifiedError(f"{repository.place} accepts {blob.digest} and does not have it afterwards")
+        return count
 
     def _put_once(self, repository: Repository, manifest: Manifest | Index) -> None:
         with self._turn(repository.name):
@@ -118,7 +209,8 @@ class Pusher:
         foreign = isinstance(manifest, Manifest) and any(
             blob.urls or mediatype.is_foreign(blob.media_type) for blob in manifest.layers
         )
-        repository.put_manifest(manifest.raw, manifest.media_type, manifest.digest, reference, foreign=foreign)
+        with self._explained(repository.name, len(manifest.raw)):
+            repository.put_manifest(manifest.raw, manifest.media_type, manifest.digest, reference, foreign=foreign)
 
     def _turn(self, repository: str) -> threading.Lock:
         with self._lock:
@@ -131,18 +223,19 @@ class Pusher:
     def _repository(self, name: str) -> Repository:
         return Repository(self._client, name, "pull,push")
 
-    def missing(self, image: PushImage) -> AirgapSyncError | None:
-        """Return what makes an image impossible to push: a blob that is not in the bundle, or of another size."""
-        for blob in image.content.blobs:
-            found = self._layout.stat_blob(blob.digest)
-            if found is None:
-                return BlobMissingError(f"{blob.digest} is not in {self._layout.directory}")
-            if found.size != blob.size:
-                return SizeMismatchError(
-                    f"{blob.digest} in {self._layout.directory} has {found.size} bytes, not {blob.size}",
-                    hint=BlobMissingError.hint,
-                )
-        return None
+
+def missing_blob(layout: Layout, image: PushImage) -> AirgapSyncError | None:
+    """Return what makes an image impossible to push: a blob that is not in the layout, or of another size."""
+    for blob in image.content.blobs:
+        found = layout.stat_blob(blob.digest)
+        if found is None:
+            return BlobMissingError(f"{blob.digest} is not in {layout.directory}")
+        if found.size != blob.size:
+            return SizeMismatchError(
+                f"{blob.digest} in {layout.directory} has {found.size} bytes, not {blob.size}",
+                hint=BlobMissingError.hint,
+            )
+    return None
 
 
 class _Execution:
@@ -218,7 +311,7 @@ class _Execution:
         name = image.plan.image.reference
         if image.error is None:
             try:
-                self._pusher.put_manifests(image.plan.image)
+                self._pusher.put_manifests(image)
                 image.done = True
             except AirgapSyncError as error:
                 image.error = error

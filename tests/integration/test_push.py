@@ -155,7 +155,8 @@ def test_a_head_of_a_tag_accepts_all_four_media_types(bundle: Path, target: Faul
     run("push", bundle, target.url)
 
     heads = [request for request in target.requests("HEAD") if "/manifests/" in request.path]
-    assert len(heads) == 3
+    # One each before, and what is there afterwards.
+    assert len(heads) > 3
     for head in heads:
         assert {part.strip() for part in head.headers["accept"].split(",")} == ACCEPT
 
@@ -814,7 +815,8 @@ def test_text_output_is_one_line_per_image_and_a_total(
         assert re.search(
             rf"^pushed +{target.host}/{'{}:{}'.format(*place(reference))} {image.root_digest}$", done.out, re.MULTILINE
         )
-    assert len(done.out.splitlines()) == len(images) + 1
+    assert len(done.out.splitlines()) == len(images) + 2
+    assert "verified at the target: 3 images" in done.out
     assert "3 pushed" in done.out
     assert len([line for line in done.err.splitlines() if line.startswith("pushed: ")]) == 3
 

@@ -272,7 +272,7 @@ def test_a_mount_is_only_asked_of_a_repository_known_to_hold_the_blob(
         ("POST", OPEN, Status(202, {"Location": "http://localhost:99999/x"}), ""),
         ("POST", OPEN, Status(403, body=b'{"errors":[{"code":"DENIED","message":"no"}]}'), "denied"),
         ("POST", OPEN, Status(405), "unexpected-answer"),
-        ("PUT", UPLOAD, Status(413, body=b"too large"), "unexpected-answer"),
+        ("PUT", UPLOAD, Status(413, body=b"too large"), "body-too-large"),
         ("PUT", UPLOAD, Status(400, body=b'{"errors":[{"code":"X","message":"\\ud800"}]}'), "unexpected-answer"),
         ("PUT", UPLOAD, Status(400, body=b"\xff\xfe\x00\x1b[2J" * 9999), "unexpected-answer"),
         ("PUT", UPLOAD, Status(429, {"Retry-After": "9999"}), "too-many-requests"),
@@ -589,7 +589,8 @@ def test_a_medium_that_cannot_be_read_is_not_taken_for_a_broken_connection(
         client = RegistryClient(Endpoint(f"{target.url}/v2"), http)
         with open("/dev/null", "w", encoding="utf-8") as nowhere:
             survey = Survey(client)
-            survey.ask(wanted, jobs=1)
+            survey.ask_names(wanted, jobs=1)
+            survey.ask_blobs(wanted, jobs=1)
             plan = make_plan(wanted, survey.existing)
             pushed = [PushedImage(image) for image in plan.images]
             Pusher(layout, client, jobs=1, progress=NoProgress(nowhere)).execute(plan, pushed)

@@ -34,9 +34,18 @@ def commands() -> str:
     for name in COMMANDS:
         command = cli.get_command(root, name)
         assert command is not None
-        context = click.Context(command, info_name=name, parent=root, terminal_width=100)
-        parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
+        parts += _help(command, name, root, name)
     return "\n".join(parts)
+
+
+def _help(command: click.Command, name: str, parent: click.Context, title: str) -> list[str]:
+    """Return the sections of a command, and of all below it."""
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=100)
+    sections = [f"## {title}\n\n```text\n{command.get_help(context)}\n```\n"]
+    if isinstance(command, click.Group):
+        for word, inner in command.commands.items():
+            sections += _help(inner, word, context, f"{title} {word}")
+    return sections
 
 
 def stale() -> list[Path]:

@@ -36,7 +36,7 @@ FENCES = {
     "requests": {"net"},
     "urllib3": {"net"},
     "oras": {"registry.artifacts"},
-    "docker": {"engine", "registry.auth"},
+    "docker": {"engine", "registry.authfile"},
     "tqdm": {"progress"},
     "yaml": {"yamlfile"},
     "filelock": {"files"},

@@ -17,9 +17,27 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def command_of(name: str) -> click.Command:
-    found = cli.get_command(click.Context(cli), name)
-    assert found is not None
+    """Give a command by its words."""
+    found: click.Command = cli
+    for word in name.split():
+        assert isinstance(found, click.Group)
+        inner = found.get_command(click.Context(found), word)
+        assert inner is not None
+        found = inner
     return found
+
+
+def leaves(name: str) -> list[str]:
+    """Give the words of a command, or of all that a group has."""
+    found = command_of(name)
+    return (
+        [leaf for inner in found.commands for leaf in leaves(f"{name} {inner}")]
+        if isinstance(found, click.Group)
+        else [name]
+    )
+
+
+LEAVES = [leaf for name in COMMANDS for leaf in leaves(name)]
 
 
 def test_the_root_lists_every_command() -> None:
@@ -28,12 +46,13 @@ def test_the_root_lists_every_command() -> None:
     assert all(f"  {name} " in result.output for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", LEAVES)
 def test_every_command_has_help_with_an_example_and_every_option_explained(name: str) -> None:
-    result = CliRunner().invoke(cli, [name, "-h"])
+    result = CliRunner().invoke(cli, [*name.split(), "-h"])
     assert result.exit_code == 0
     assert f"Example: airgap-sync {name} " in result.output
     options = [parameter for parameter in command_of(name).params if isinstance(parameter, click.Option)]
+    options = [option for option in options if not option.hidden]
     assert options
     assert all(option.help for option in options)
 

@@ -1,44 +1,24 @@
-"""HTTP: one requests session per thread, explicit TLS, timeouts, redirects and errors. The only user of requests.
-
-Invariants:
-
-- Nothing is taken from the environment behind our back: no ~/.netrc, no proxies, no cookies.
-- Redirects are followed here, not by requests: a hop to another origin loses the Authorization header, a hop from
-  https to anything else is refused, and their number is bounded.
-- Bodies are never decoded: a blob's bytes are hashed as they were sent.
-- Foreign exceptions end here, both those of requests and those that urllib3 raises while a body is read.
-"""
+"""Requests and their answers: redirects by our own rules, bodies as they were sent. The package says what holds."""
 
 from __future__ import annotations
 
-import http.cookiejar
 import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
 
-from bundler import __version__
-from bundler.errors import (
-    AirgapSyncError,
-    BadManifestError,
-    BrokenConnectionError,
-    ConnectionFailedError,
-    TimedOutError,
-    TlsError,
-    UnexpectedAnswerError,
-)
+from bundler.errors import AirgapSyncError, BadManifestError, ConnectionFailedError, UnexpectedAnswerError
+from bundler.net.failure import translated
+from bundler.net.proxy import Proxies
+from bundler.net.session import Session
+from bundler.net.tls import Tls, context_for
 from bundler.url import check_url, redact, resolve, same_origin
 
 logger = logging.getLogger(__name__)
@@ -46,25 +26,7 @@ logger = logging.getLogger(__name__)
 MAX_REDIRECTS = 5
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: Debian and SUSE, RHEL and Fedora, older SUSE.
-_TRUST_STORES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-)
-_SEND_BLOCK_BYTES = 256 * 1024
-_SEND_BLOCK_S = 60.0
 _WORTH_DRAINING_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How one server is trusted: paths as the user gave them."""
-
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    skip_verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +58,7 @@ class Response:
             BrokenConnectionError: The body ended early or the connection broke.
             TimedOutError: Nothing came for the read timeout.
         """
-        with _translated(self.url):
+        with translated(self.url):
             data: bytes = self.raw.read1(size, decode_content=False)
             return data
 
@@ -138,12 +100,22 @@ class Response:
 
 
 class Http:
-    """Sends requests; safe to share between threads."""
+    """Sends requests; safe to share between threads.
 
-    def __init__(self, timeouts: Timeouts | None = None) -> None:
+    Args:
+        timeouts: How long to wait.
+        proxies: Where not to ask directly.
+        tls: How to trust servers for which nothing else is said.
+    """
+
+    def __init__(
+        self, timeouts: Timeouts | None = None, proxies: Proxies | None = None, tls: Tls | None = None
+    ) -> None:
         self._timeouts = timeouts or Timeouts()
+        self._proxies = proxies or Proxies()
+        self._tls = tls or Tls()
         self._local = threading.local()
-        self._sessions: list[requests.Session] = []
+        self._sessions: list[Session] = []
         self._unverified: set[str] = set()
         self._lock = threading.Lock()
 
@@ -193,8 +165,7 @@ class Http:
                     # A form may hold a token, and a manifest has no business elsewhere.
                     raise UnexpectedAnswerError(f"{redact(url)} redirects a {method} to another host")
                 sent.pop("Authorization", None)
-                # Another host is trusted as usual, and learns nothing of who we are.
-                tls = Tls(ca_file=tls.ca_file) if tls else None
+                tls = tls.abroad() if tls else None
             if response.status in (301, 302, 303) and method not in ("GET", "HEAD"):
                 raise UnexpectedAnswerError(f"{redact(url)} answered {method} with a redirect that drops the body")
             if body is not None and not isinstance(body, bytes):
@@ -218,22 +189,22 @@ class Http:
         tls: Tls | None,
         read_s: float | None,
     ) -> Response:
-        tls = tls or Tls()
-        if tls.skip_verify:
+        tls = tls or self._tls
+        if tls.skip_verify and url.startswith("https:"):
             self._say_unverified(url)
-        verify: bool | str = False if tls.skip_verify else (tls.ca_file or _system_trust())
-        cert = (tls.cert_file, tls.key_file) if tls.cert_file and tls.key_file else tls.cert_file
-        with _translated(url):
-            inner = self._session().request(
+        proxy = self._proxies.proxy_for(url)
+        session = self._session()
+        session.adapter.context = context_for(tls) if url.startswith("https:") else None
+        with translated(url, proxy):
+            inner = session.request(
                 method,
                 url,
                 headers={"Accept-Encoding": "identity", **headers},
                 data=body,
                 stream=True,
                 allow_redirects=False,
-                timeout=(self._timeouts.connect_s, read_s or self._timeouts.read_s),
-                verify=verify,
-                cert=cert,
+                timeout=(self._timeouts.connect_s, max(read_s or 0.0, self._timeouts.read_s)),
+                proxies={"http": proxy, "https": proxy} if proxy else {},
             )
         return Response(inner.status_code, inner.headers, url, headers.get("Authorization"), inner.raw, inner)
 
@@ -244,71 +215,22 @@ class Http:
                 return
             self._unverified.add(host)
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        logger.warning("the certificate of %s is NOT verified, as its settings say", host)
+        logger.warning(
+            "the certificate of %s is NOT verified: whoever is between here and there can read the password", host
+        )
 
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
+    def _session(self) -> Session:
+        session: Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = _Session()
-            session.trust_env = False
-            session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-            session.headers.clear()
-            session.headers["User-Agent"] = f"airgap-sync/{__version__}"
-            adapter = _Adapter(max_retries=Retry(total=0, redirect=False, raise_on_status=False))
-            session.mount("http://", adapter)
-            session.mount("https://", adapter)
-            self._local.session = session
+            session = self._local.session = Session()
             with self._lock:
                 self._sessions.append(session)
         return session
 
 
-class _Session(requests.Session):
-    """A session that leaves redirects alone; requests itself would read their whole bodies and parse their targets."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        del resp
-
-
-class _Adapter(HTTPAdapter):
-    """Sends bodies in large blocks (http.client's 16 KiB make Python the bottleneck), however slowly they leave."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, blocksize=_SEND_BLOCK_BYTES)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
-
-
-class _PatientHttp(urllib3.connection.HTTPConnection):
-    """The time to connect is not the time that a block may take to leave, which urllib3 makes of it."""
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(_SEND_BLOCK_S)
-
-
-class _PatientHttps(urllib3.connection.HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(_SEND_BLOCK_S)
-
-
-class _HttpPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _PatientHttp
-
-
-class _HttpsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _PatientHttps
-
-
 def number(text: str) -> int | None:
     """Return a header's non-negative number; None if it is none."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None  # noqa: PLR2004 - 64 bits
-
-
-@cache
-def _system_trust() -> str | bool:
-    """Return the machine's own trust store, where companies add their CAs; else the one that requests brings."""
-    return next((path for path in _TRUST_STORES if Path(path).is_file()), True)
 
 
 def _check_public(url: str) -> None:
@@ -345,71 +267,3 @@ def _check_redirect(url: str, target: str) -> None:
             f"{redact(url)} redirects from https to {redact(target)}, which is refused",
             hint="The server must redirect to https, or be addressed as http:// on purpose.",
         )
-
-
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """Turn the exceptions of requests and urllib3 into ours."""
-    try:
-        yield
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise _ours(error, url) from error
-
-
-def _ours(error: Exception, url: str) -> AirgapSyncError:
-    where = redact(url)
-    chain = list(_causes(error))
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    for cause in chain:
-        if isinstance(cause, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)):
-            return _tls_error(cause, host)
-    if any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in chain):
-        return ConnectionFailedError(f"the host name {host} does not resolve", context={"url": where})
-    # urllib3's NewConnectionError is a ConnectTimeoutError to Python, so it comes first.
-    if any(isinstance(c, urllib3.exceptions.NewConnectionError) for c in chain):
-        reason = next((c.strerror for c in chain if isinstance(c, OSError) and c.strerror), "no route")
-        return ConnectionFailedError(f"no connection to {host}: {reason.lower()}", context={"url": where})
-    if any(isinstance(c, (requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError)) for c in chain):
-        return ConnectionFailedError(f"no connection to {host} in time", context={"url": where})
-    if any(isinstance(c, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)) for c in chain):
-        return TimedOutError(f"{where} did not answer in time")
-    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
-        return ConnectionFailedError(f"{where} is not a usable URL")
-    if isinstance(error, OSError) and not isinstance(error, (requests.RequestException, ConnectionError)):
-        # A CA or key file that is not there, for example: requests raises plain OSError for those.
-        return TlsError(f"{host}: {error}")
-    return BrokenConnectionError(f"the connection to {where} broke")
-
-
-def _tls_error(cause: Exception, host: str) -> TlsError:
-    text = str(cause)
-    if "WRONG_VERSION_NUMBER" in text or "UNKNOWN_PROTOCOL" in text or "record layer" in text.lower():
-        return TlsError(
-            f"{host} does not speak TLS",
-            hint=f"If it is a plain HTTP registry, write http://{host} on purpose.",
-        )
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return TlsError(
-            f"the certificate of {host} is not trusted: {_after(text, 'certificate verify failed: ')}",
-            hint=f"Add its CA to this machine's trust store; for pulling, configs.{host}.tls.ca_file in the registries "
-            "file does it too.",
-        )
-    return TlsError(f"TLS with {host} failed")
-
-
-def _after(text: str, marker: str) -> str:
-    return text.rpartition(marker)[2].partition(" (_ssl")[0][:160]
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and everything it was made from (urllib3 hides the cause in ``reason`` and args)."""
-    seen: set[int] = set()
-    stack: list[BaseException] = [error]
-    while stack:
-        current = stack.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        inner = [getattr(current, "reason", None), current.__cause__, current.__context__, *current.args]
-        stack.extend(item for item in inner if isinstance(item, BaseException))

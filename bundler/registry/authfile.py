@@ -1,0 +1,181 @@
+"""Files with credentials in the form of docker's config.json, which containers' auth.json shares.
+
+What they may hold and docker's own library leaves out is made up for here: entries with plain username and password,
+and keys that name a namespace of a registry. Everything else, credential helpers above all, is docker's.
+
+Source: docker/cli, ``cli/config/configfile``; containers-auth.json(5).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from bundler.errors import BadOutputError, NoCredentialsError
+from bundler.files import PRIVATE, write_atomic
+from bundler.registry.endpoint import Credential
+
+#: What docker's own files append to a host.
+_API_PATHS = ("", "v1", "v2")
+#: A helper that waits for somebody to type must not hold a scheduled run for ever.
+_HELPER_S = 60.0
+
+
+class AuthFile:
+    """Finds credentials in one file; safe to share between threads.
+
+    Args:
+        path: The file; it may be absent.
+        required: It must not be absent.
+    """
+
+    def __init__(self, path: Path, *, required: bool = False) -> None:
+        self._path = path
+        self._required = required
+        self._lock = threading.Lock()
+        self._document: dict[str, Any] | None = None
+        self._found: dict[tuple[str, str], Credential | None] = {}
+
+    def lookup(self, host: str, repository: str = "") -> Credential | None:
+        """Return the credential for a registry host (``docker.io`` for Docker Hub), if there is one.
+
+        Args:
+            host: With its port, exactly.
+            repository: Credentials for a namespace that holds it go before those of the whole host.
+
+        Raises:
+            NoCredentialsError: The file or a credential helper that it names is broken.
+        """
+        with self._lock:
+            if (host, repository) not in self._found:
+                self._found[host, repository] = self._lookup(host, repository)
+            return self._found[host, repository]
+
+    def _lookup(self, host: str, repository: str) -> Credential | None:
+        if not self._path.is_file():
+            if self._required:
+                raise NoCredentialsError(
+                    f"the authfile {self._path} does not exist", hint="Check the path of --authfile."
+                )
+            return None
+        try:
+            if self._document is None:
+                self._document = _read(self._path)
+            found = self._resolve(host, repository)
+        # Only the kind is told: the text of an error about a credential may quote it.
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise self._broken(host, type(error).__name__) from error
+        if not found:
+            return None
+        # Lower case from the file, capitals from a helper.
+        token = found.get("identitytoken") or found.get("IdentityToken") or ""
+        username = found.get("username") or found.get("Username") or ""
+        password = found.get("password") or found.get("Password") or ""
+        return Credential(username, password, token, str(self._path)) if token or username else None
+
+    def _resolve(self, host: str, repository: str) -> Any:
+        import docker.auth  # noqa: PLC0415 - 100 ms that only a user with such a file pays
+        import docker.errors  # noqa: PLC0415
+
+        assert self._document is not None  # noqa: S101 - read by the caller
+        settings = {key: self._document[key] for key in ("credsStore", "credHelpers") if self._document.get(key)}
+        # Docker's first files held nothing but the entries.
+        old = "auths" not in self._document and not settings
+        entries = _entries_for(self._document if old else self._document.get("auths") or {}, host, repository)
+        answer: list[Any] = []
+
+        def ask() -> None:
+            try:
+                config = docker.auth.AuthConfig.load_config(None, {"auths": entries, **settings})
+                answer.append(config.resolve_authconfig(host))
+            except Exception as error:  # noqa: BLE001 - raised below, in the thread that asks
+                answer.append(error)
+
+        if settings:
+            # docker's library waits for a helper without end.
+            helper = threading.Thread(target=ask, name="credential-helper", daemon=True)
+            helper.start()
+            helper.join(_HELPER_S)
+            if not answer:
+                raise self._broken(host, f"its credential helper did not answer within {_HELPER_S:.0f} s")
+        elif entries:
+            ask()
+        found = answer[0] if answer else None
+        if isinstance(found, docker.errors.DockerException):
+            raise self._broken(host, type(found).__name__) from found
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _broken(self, host: str, why: str) -> NoCredentialsError:
+        return NoCredentialsError(
+            f"the credentials for {host} in {self._path} cannot be read: {why}",
+            hint="Repair the file or its credential helper, or log in again.",
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_bytes())
+    if not isinstance(document, dict):
+        raise TypeError
+    return document
+
+
+def _entries_for(auths: dict[str, Any], host: str, repository: str) -> dict[str, Any]:
+    """Return the one entry for a host, under the host's own name and in a form that docker's library reads."""
+    best, weight = None, -1
+    for key, entry in auths.items():
+        name, _, path = key.removeprefix("https://").removeprefix("http://").partition("/")
+        path = path.strip("/")
+        if name != host and not (host == "docker.io" and name in ("index.docker.io", "registry-1.docker.io")):
+            continue
+        if path in _API_PATHS:
+            found = 0 if path else 1
+        elif repository == path or repository.startswith(f"{path}/"):
+            found = 1 + len(path)
+        else:
+            continue
+        if found > weight and entry:
+            best, weight = entry, found
+    if best is None:
+        return {}
+    if not best.get("auth") and best.get("username") and not best.get("identitytoken"):
+        pair = f"{best['username']}:{best.get('password') or ''}".encode()
+        best = {"auth": base64.b64encode(pair).decode()}
+    if best.get("identitytoken") == "":
+        best = {key: value for key, value in best.items() if key != "identitytoken"}
+    return {host: best}
+
+
+def store(path: Path, host: str, credential: Credential) -> None:
+    """Put a credential into an authfile, which is made with mode 0600; other entries stay.
+
+    Raises:
+        BadOutputError: The file is there and is none, or cannot be written, or leaves this host to a helper.
+    """
+    document: dict[str, Any] = {}
+    helper = None
+    try:
+        if path.exists():
+            document = _read(path)
+            helper = (document.get("credHelpers") or {}).get(host) or document.get("credsStore")
+        document.setdefault("auths", {}).update({host: _entry(credential)})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BadOutputError(
+            f"{path} is there and is no authfile; it was not touched", hint="Name another file."
+        ) from error
+    if helper:
+        raise BadOutputError(
+            f"{path} leaves {host} to the credential helper {helper!r}, which goes before what the file holds",
+            hint="Name another file, or use `docker login`.",
+        )
+    write_atomic(path, json.dumps(document, indent=1).encode() + b"\n", mode=PRIVATE)
+
+
+def _entry(credential: Credential) -> dict[str, str]:
+    if credential.identity_token:
+        return {"identitytoken": credential.identity_token}
+    return {"auth": base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode()}
