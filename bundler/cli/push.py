@@ -119,7 +119,7 @@ def command(
 
 
 def _text(report: Report) -> str:
-    from bundler.ops.push import plan_line  # noqa: PLC0415 - keeps --help fast
+    from bundler.ops.outcomes import plan_line  # noqa: PLC0415 - keeps --help fast
     from bundler.progress import people_bytes  # noqa: PLC0415
 
     totals = report.totals()

@@ -13,30 +13,25 @@ import logging
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from bundler.bundle.lock import BundleLock
-from bundler.bundle.store import check_agreement, read_lock
 from bundler.errors import (
     AirgapSyncError,
     DeniedError,
-    NameCollisionError,
     NotHarborError,
-    NothingSelectedError,
     PartialError,
 )
 from bundler.files import exclusive_lock
-from bundler.layout.check import read_image
-from bundler.layout.store import Layout
 from bundler.oci.digest import Digest
-from bundler.oci.target import Target, tag_for
-from bundler.progress import Progress, people_bytes
+from bundler.oci.target import Target
+from bundler.ops.loading import LoadedBundle, load_bundle
+from bundler.ops.outcomes import outcome_of, plan_to_dict, planned, pushed_outcome
+from bundler.progress import Progress
 from bundler.registry.client import RegistryClient
 from bundler.registry.harbor import Harbor
 from bundler.registry.session import Chunking
-from bundler.report import ImageOutcome, Report
+from bundler.report import Report
 from bundler.transfer.harbor import FIRST_AT_ONCE, MOST_AT_ONCE, CreateProjects, HarborCheck, check_names, project_of
-from bundler.transfer.plan import Action, ImagePlan, PushImage, TransferPlan, make_plan
+from bundler.transfer.plan import Action, PushImage, TransferPlan, make_plan
 from bundler.transfer.push import PushedImage, Pusher, missing_blob
 from bundler.transfer.survey import Survey
 from bundler.transfer.uploads import UploadJournal
@@ -92,46 +87,6 @@ class PushOptions:
     verify: Verify = Verify.PUSHED
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedBundle:
-    """A bundle whose manifests were all read and verified."""
-
-    layout: Layout
-    images: tuple[PushImage, ...]
-    lock: BundleLock | None
-    lock_digest: Digest | None
-
-
-def load_bundle(options: PushOptions) -> LoadedBundle:
-    """Read and verify everything but the blobs, and give every image its name at the target.
-
-    Raises:
-        LayoutMissingError: There is no layout.
-        IntegrityError: index.json, the lock or a manifest is damaged, or they disagree.
-        CompatibilityError: The layout or lock is of a newer format.
-        NameCollisionError: Two images would have one name at the target.
-    """
-    layout = Layout(options.directory)
-    roots = layout.roots()
-    found = read_lock(options.directory)
-    if found:
-        check_agreement(found[0], roots)
-    images: dict[tuple[str, str], PushImage] = {}
-    for root in roots:
-        content = read_image(layout, root.descriptor)
-        repository = options.target.repository_for(root.reference, keep_registry=options.keep_registry)
-        image = PushImage(root.reference, content, repository, tag_for(root.reference))
-        known = images.setdefault((repository, image.tag), image)
-        if known is not image:
-            raise NameCollisionError(
-                f"{known.reference} and {image.reference} would both become {repository}:{image.tag}",
-                hint=None if not options.keep_registry else "Leave one of them out of the bundle.",
-            )
-    if not images and not (found and found[0].failed):
-        raise NothingSelectedError(f"{options.directory} holds no image", hint="Make a bundle with images in it first.")
-    return LoadedBundle(layout, tuple(images.values()), found[0] if found else None, found[1] if found else None)
-
-
 def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress, report: Report) -> None:
     """Push a bundle; what happened is in ``report``, also if this raises.
 
@@ -142,9 +97,12 @@ def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress
         RegistryUnavailableError: The target cannot be reached at all.
         PartialError: Some images failed, or the bundle itself is incomplete.
     """
-    bundle = load_bundle(options)
+    bundle = load_bundle(options.directory, options.target, keep_registry=options.keep_registry)
     report.lock_digest = bundle.lock_digest
-    _tell(report, bundle)
+    if bundle.lock is None:
+        _note(report, "there is no bundle.lock.json, so whether the bundle is complete is not known")
+    for text in bundle.lacks():
+        _warn(report, text)
     place = Digest.of(f"{options.target.host}/{options.target.prefix}".encode()).short
     with exclusive_lock(options.state / f"push-{place}.lock", str(options.target)):
         _Push(options, bundle, client, progress, report).run(options.state / f"uploads-{place}")
@@ -181,13 +139,13 @@ class _Push:
         try:
             plan = self._look(whole)
         except AirgapSyncError as error:
-            self._report.images += [_outcome(options.target, image, "failed", error=error) for image in whole]
+            self._report.images += [outcome_of(options.target, image, "failed", error=error) for image in whole]
             raise
         finally:
             self._tell_harbor()
         failed = {**lacking, **self._survey.failed}
         for image, why in failed.items():
-            self._report.images.append(_outcome(options.target, image, "failed", error=why))
+            self._report.images.append(outcome_of(options.target, image, "failed", error=why))
             self._progress.image_done(f"failed: {image.reference}: {why.message}")
         if whole and len(self._survey.failed) == len(whole):
             raise next(iter(self._survey.failed.values()))
@@ -196,7 +154,7 @@ class _Push:
         facts["bytes_to_mount"] = plan.bytes_of(Action.MOUNT)
         if options.dry_run:
             facts["plan"] = plan_to_dict(plan, options.target)
-            self._report.images += [_planned(options.target, image) for image in plan.images]
+            self._report.images += [planned(options.target, image) for image in plan.images]
             return
         pusher = Pusher(
             layout,
@@ -213,7 +171,7 @@ class _Push:
             pusher.execute(plan, pushed)
             self._verify(pushed)
         finally:
-            self._report.images += [_pushed(options.target, image) for image in pushed]
+            self._report.images += [pushed_outcome(options.target, image) for image in pushed]
 
     # --- before -------------------------------------------------------------------------------------------------
 
@@ -289,8 +247,7 @@ class _Push:
         if self._harbor is None:
             return
         for text in self._harbor.warnings:
-            self._report.warnings.append(text)
-            logger.warning(text)
+            _warn(self._report, text)
         for text in self._harbor.notices:
             _note(self._report, text)
         if self._harbor.to_create:
@@ -311,99 +268,11 @@ class _Push:
         self._report.facts["verified"] = verifier.counts
 
 
+def _warn(report: Report, text: str) -> None:
+    report.warnings.append(text)
+    logger.warning(text)
+
+
 def _note(report: Report, text: str) -> None:
     report.notices.append(text)
     logger.info(text)
-
-
-def _tell(report: Report, bundle: LoadedBundle) -> None:
-    """Say what the bundle does not hold."""
-    if bundle.lock is None:
-        _note(report, "there is no bundle.lock.json, so whether the bundle is complete is not known")
-        return
-    texts = [f"the bundle is incomplete: {image.reference} is missing ({image.error})" for image in bundle.lock.failed]
-    texts += [
-        f"{image.reference} is in the bundle, but not for {', '.join(image.platforms_missing)}"
-        for image in bundle.lock.images
-        if image.platforms_missing
-    ]
-    for text in texts:
-        report.warnings.append(text)
-        logger.warning(text)
-
-
-def plan_to_dict(plan: TransferPlan, target: Target) -> list[dict[str, Any]]:
-    """Return the plan as JSON: image by image, in the order of work."""
-    return [
-        {
-            "reference": str(image.image.reference),
-            "target": _name(target, image.image),
-            "up_to_date": image.up_to_date,
-            "blobs": [
-                {
-                    "digest": str(step.blob.digest),
-                    "size": step.blob.size,
-                    "action": str(step.action),
-                    "mount_from": step.source,
-                }
-                for step in image.steps
-            ],
-            "manifests": 0 if image.up_to_date else len(image.image.content.manifests),
-        }
-        for image in plan.images
-    ]
-
-
-def plan_line(image: dict[str, Any]) -> str:
-    """Return one image of a plan for people."""
-    if image["up_to_date"]:
-        return f"up to date  {image['target']}"
-    sums = {str(action): 0 for action in Action}
-    for blob in image["blobs"]:
-        sums[blob["action"]] += blob["size"]
-    return (
-        f"push        {image['target']}: send {people_bytes(sums['upload'])}, "
-        f"mount {people_bytes(sums['mount'])}, there already {people_bytes(sums['present'])}, "
-        f"{image['manifests']} manifests"
-    )
-
-
-def _name(target: Target, image: PushImage) -> str:
-    return f"{target.host}/{image.repository}:{image.tag}"
-
-
-def _outcome(
-    target: Target,
-    image: PushImage,
-    outcome: str,
-    *,
-    error: AirgapSyncError | None = None,
-    sent: int = 0,
-    mounted: int = 0,
-) -> ImageOutcome:
-    return ImageOutcome(
-        reference=image.reference,
-        outcome=outcome,
-        digest=image.content.root.digest,
-        target=_name(target, image),
-        bytes_moved=sent,
-        bytes_mounted=mounted,
-        error=error,
-    )
-
-
-def _planned(target: Target, plan: ImagePlan) -> ImageOutcome:
-    return _outcome(target, plan.image, "up-to-date" if plan.up_to_date else "planned")
-
-
-def _pushed(target: Target, image: PushedImage) -> ImageOutcome:
-    done = "up-to-date" if image.plan.up_to_date else "pushed"
-    outcome = "failed" if image.error else done if image.done else "not-done"
-    return _outcome(
-        target,
-        image.plan.image,
-        outcome,
-        error=image.error,
-        sent=image.bytes_sent,
-        mounted=image.bytes_mounted,
-    )

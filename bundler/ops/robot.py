@@ -23,6 +23,13 @@ PUSH = (("repository", "pull"), ("repository", "push"))
 #: With these a push can be checked beforehand and afterwards; older Harbors do not know all of them.
 CHECKS = (("project", "read"), ("quota", "read"), ("artifact", "list"), ("artifact", "read"))
 
+_ROLE = "Use an account with the role Project Admin in it, or a system administrator."
+#: Harbor knows the account and refuses it all the same. Source: HARBOR ``server/middleware/security/oidc_cli.go``.
+_OIDC = (
+    "The CLI secret of an OIDC user opens what a push needs, and no more: use a local administrator, or make the robot "
+    "in Harbor's web interface."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RobotRequest:
@@ -104,7 +111,7 @@ def _make(harbor: Harbor, request: RobotRequest) -> tuple[Robot, list[tuple[str,
         except AuthError as error:
             raise DeniedError(
                 f"this account may not make robots in project {request.project!r}: {error.message}",
-                hint="Use an account with the role Project Admin in it, or a system administrator.",
+                hint=_OIDC if error.context.get("status") == HTTPStatus.UNAUTHORIZED else _ROLE,
                 context=error.context,
             ) from error
         return made, rights

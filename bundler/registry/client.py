@@ -194,6 +194,24 @@ class RegistryClient:
         # What makes something new is not done twice.
         return operation() if method == "POST" else retrying(operation)
 
+    def allows(self, scope: Scope) -> bool | None:
+        """Tell whether we have a right, before it is needed; None if that cannot be told beforehand.
+
+        Raises:
+            AuthError: The token realm refuses us.
+            RegistryUnavailableError: The token realm cannot be reached.
+        """
+
+        def operation() -> bool | None:
+            self.host.ready()
+            try:
+                return self.authorizer.allows(scope)
+            except RegistryUnavailableError as error:
+                self.host.judge(error, f"token for {scope}")
+                raise
+
+        return self.retrying(operation)
+
     def retrying(self, operation: Callable[[], Result], moved: Callable[[], int] | None = None) -> Result:
         """Run an operation that may be repeated as a whole, again after failures that may pass.
 

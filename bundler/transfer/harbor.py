@@ -115,8 +115,7 @@ class HarborCheck:
         """
         check_names(images)
         rights = {
-            project_of(image.repository): self.client.authorizer.allows(Scope(image.repository, "pull,push"))
-            for image in images
+            project_of(image.repository): self.client.allows(Scope(image.repository, "pull,push")) for image in images
         }
         missing = []
         for name, may_push in sorted(rights.items()):

@@ -114,7 +114,7 @@ class Survey:
             self.found(image, found[0])
 
     def _check_rights(self, image: PushImage) -> None:
-        if self._client.authorizer.allows(Scope(image.repository, _RIGHTS)) is False:
+        if self._client.allows(Scope(image.repository, _RIGHTS)) is False:
             raise self._client.authorizer.refused(f"pushing to {image.repository} (its token does not hold that right)")
 
     def _head_blob(self, blob: Descriptor, image: PushImage) -> None:
