@@ -222,7 +222,7 @@ class Http:
     def _session(self) -> Session:
         session: Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = Session()
+            session = self._local.session = Session(self._timeouts.read_s)
             with self._lock:
                 self._sessions.append(session)
         return session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.cookiejar
 import ssl
+from functools import cache
 from typing import Any
 
 import requests
@@ -14,22 +15,24 @@ from urllib3.util.retry import Retry
 from bundler import __version__
 
 _SEND_BLOCK_BYTES = 256 * 1024
-_SEND_BLOCK_S = 60.0
 
 
 class Session(requests.Session):
     """Takes nothing from the environment, keeps no cookies, and leaves redirects alone.
 
     requests itself would read the whole body of a redirect and parse its target.
+
+    Args:
+        send_s: How long a block of a body may take to leave, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, send_s: float) -> None:
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         self.headers.clear()
         self.headers["User-Agent"] = f"airgap-sync/{__version__}"
-        self.adapter = _Adapter(max_retries=Retry(total=0, redirect=False, raise_on_status=False))
+        self.adapter = _Adapter(send_s, max_retries=Retry(total=0, redirect=False, raise_on_status=False))
         self.mount("http://", self.adapter)
         self.mount("https://", self.adapter)
 
@@ -47,14 +50,18 @@ class _Adapter(HTTPAdapter):
 
     context: ssl.SSLContext | None = None
 
+    def __init__(self, send_s: float, **settings: Any) -> None:
+        self._pools = _pools(send_s)
+        super().__init__(**settings)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, blocksize=_SEND_BLOCK_BYTES)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.ProxyManager:
         kwargs.setdefault("blocksize", _SEND_BLOCK_BYTES)
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        manager.pool_classes_by_scheme = self._pools
         return manager
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
@@ -65,26 +72,27 @@ class _Adapter(HTTPAdapter):
         """The context has it all."""
 
 
-class _PatientHttp(urllib3.connection.HTTPConnection):
-    """The time to connect is not the time that a block may take to leave, which urllib3 makes of it."""
+@cache
+def _pools(send_s: float) -> dict[str, Any]:
+    """Return pools by scheme whose connections give a block of a body its own time to leave.
 
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(_SEND_BLOCK_S)
+    urllib3 would make that the time in which a connection has to come about.
+    """
 
+    class PlainConnection(urllib3.connection.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            self.sock.settimeout(send_s)
 
-class _PatientHttps(urllib3.connection.HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(_SEND_BLOCK_S)
+    class SecureConnection(urllib3.connection.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            self.sock.settimeout(send_s)
 
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = PlainConnection
 
-class _HttpPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _PatientHttp
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = SecureConnection
 
-
-class _HttpsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _PatientHttps
-
-
-_POOLS: dict[str, Any] = {"http": _HttpPool, "https": _HttpsPool}
+    return {"http": PlainPool, "https": SecurePool}

@@ -7,7 +7,8 @@ Source: distribution-spec, "API" and "Error Codes".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import IO, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
@@ -118,39 +119,20 @@ class RegistryClient:
         large = isinstance(body, UploadBody) and len(body) >= LARGE_BODY_BYTES
         # The path of an upload is another one each time.
         what = f"{method} {scopes[0].repository}" if scopes else f"{method} {urlsplit(url).path}"
-        self.host.ready()
-        try:
-            with self.host.slot():
-                response = self._once(method, url, scopes, headers, body, read_s, large=large)
-                # A 401 of another host, met through a redirect or an upload Location, is not this registry's challenge.
-                own = same_origin(response.url, self.endpoint.api_url)
-                if (
-                    response.status == HTTPStatus.UNAUTHORIZED
-                    and own
-                    and self.authorizer.challenged(response, scopes, response.authorization)
-                ):
-                    response.close()
-                    if isinstance(body, UploadBody):
-                        body.seek(0)
-                    response = self._once(method, url, scopes, headers, body, read_s, large=False)
-        except ConnectionFailedError as error:
-            # A host that a redirect led to says nothing of this one.
-            if same_origin(error.context.get("url", ""), self.endpoint.api_url):
-                self.host.unreachable(error)
-            raise
-        except RegistryUnavailableError as error:
-            if error.retryable:
-                self.host.troubled()
-            # A token realm may ask for a pause as well.
-            self.host.judge(error, what)
-            raise
-        self.host.answered(response.status, response.headers, what)
-        if response.status in accept:
-            return response
-        failure = self._error(method, response)
-        if isinstance(failure, RegistryUnavailableError):
-            self.host.judge(failure, what)
-        raise failure
+        with self._minding(what):
+            response = self._once(method, url, scopes, headers, body, read_s, large=large)
+            # A 401 of another host, met through a redirect or an upload Location, is not this registry's challenge.
+            own = same_origin(response.url, self.endpoint.api_url)
+            if (
+                response.status == HTTPStatus.UNAUTHORIZED
+                and own
+                and self.authorizer.challenged(response, scopes, response.authorization)
+            ):
+                response.close()
+                if isinstance(body, UploadBody):
+                    body.seek(0)
+                response = self._once(method, url, scopes, headers, body, read_s, large=False)
+        return self._judged(method, response, accept, what)
 
     def send_once(self, method: str, url: str, scopes: tuple[Scope, ...]) -> None:
         """Send a request whose outcome does not matter, and ignore it."""
@@ -177,19 +159,14 @@ class RegistryClient:
         if authorization := self.authorizer.basic_header():
             headers["Authorization"] = authorization
 
+        what = f"{method} {path}"
+
         def operation() -> Response:
-            self.host.ready()
-            try:
+            with self._minding(what):
                 response = self._http.request(
                     method, f"{scheme}://{host}{path}", headers=headers, body=body, tls=self.endpoint.tls
                 )
-            except ConnectionFailedError as error:
-                self.host.unreachable(error)
-                raise
-            self.host.answered(response.status, response.headers, f"{method} {path}")
-            if response.status in accept:
-                return response
-            raise self._error(method, response)
+            return self._judged(method, response, accept, what)
 
         # What makes something new is not done twice.
         return operation() if method == "POST" else retrying(operation)
@@ -203,12 +180,8 @@ class RegistryClient:
         """
 
         def operation() -> bool | None:
-            self.host.ready()
-            try:
+            with self._minding(f"token for {scope}"):
                 return self.authorizer.allows(scope)
-            except RegistryUnavailableError as error:
-                self.host.judge(error, f"token for {scope}")
-                raise
 
         return self.retrying(operation)
 
@@ -219,6 +192,35 @@ class RegistryClient:
             AirgapSyncError: The last failure.
         """
         return retrying(operation, moved)
+
+    @contextmanager
+    def _minding(self, what: str) -> Iterator[None]:
+        """Ask the host only when its state allows it, and let that state learn from what fails."""
+        self.host.ready()
+        try:
+            with self.host.slot():
+                yield
+        except ConnectionFailedError as error:
+            # A host that a redirect led to says nothing of this one.
+            if same_origin(error.context.get("url", ""), self.endpoint.api_url):
+                self.host.unreachable(error)
+            raise
+        except RegistryUnavailableError as error:
+            if error.retryable:
+                self.host.troubled()
+            # A token realm may ask for a pause as well.
+            self.host.judge(error, what)
+            raise
+
+    def _judged(self, method: str, response: Response, accept: tuple[int, ...], what: str) -> Response:
+        """Return an answer whose status the caller understands; raise what any other means."""
+        self.host.answered(response.status, response.headers, what)
+        if response.status in accept:
+            return response
+        failure = self._error(method, response)
+        if isinstance(failure, RegistryUnavailableError):
+            self.host.judge(failure, what)
+        raise failure
 
     def _once(
         self,

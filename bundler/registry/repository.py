@@ -88,8 +88,7 @@ class Repository:
         def operation() -> tuple[Digest, str] | None:
             response = self._send("HEAD", f"manifests/{reference}", (200, 404, 405, 412), {"Accept": _ACCEPT})
             response.close()
-            if response.status == HTTPStatus.PRECONDITION_FAILED:
-                raise HiddenByPolicyError(f"{self.place}:{reference} exists, and a policy keeps it from being pulled")
+            self._check_visible(response, reference)
             if response.status == HTTPStatus.NOT_FOUND:
                 return None
             digest = _stated_digest(response) if response.status == HTTPStatus.OK else None
@@ -110,7 +109,8 @@ class Repository:
         """
 
         def operation() -> tuple[bytes, str, Digest]:
-            response = self._send("GET", f"manifests/{reference}", (200, 404), {"Accept": _ACCEPT})
+            response = self._send("GET", f"manifests/{reference}", (200, 404, 412), {"Accept": _ACCEPT})
+            self._check_visible(response, reference)
             if response.status == HTTPStatus.NOT_FOUND:
                 response.close()
                 raise ManifestUnknownError(f"{self.place} has no manifest {reference}")
@@ -305,6 +305,11 @@ class Repository:
     def place(self) -> str:
         """The repository, for messages."""
         return f"{redact(self.client.endpoint.api_url)}/{self.name}"
+
+    def _check_visible(self, response: Response, reference: str) -> None:
+        if response.status == HTTPStatus.PRECONDITION_FAILED:
+            response.close()
+            raise HiddenByPolicyError(f"{self.place}:{reference} exists, and a policy keeps it from being pulled")
 
     def _send(self, method: str, path: str, accept: tuple[int, ...], headers: dict[str, str]) -> Response:
         return self.client.send(

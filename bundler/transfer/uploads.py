@@ -6,6 +6,7 @@ Only sessions at the target's own origin are kept: a Location elsewhere may be a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -39,7 +40,7 @@ class UploadJournal:
         for path in directory.glob("*.json"):
             upload = _read(path)
             if upload is None or not same_origin(upload.location, origin_url):
-                path.unlink(missing_ok=True)
+                _remove(path)
             else:
                 self._known[path] = upload
 
@@ -68,11 +69,17 @@ class UploadJournal:
         with self._lock:
             known = self._known.pop(path, None)
         if known is not None:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
     def _path(self, repository: str, digest: Digest) -> Path:
         name = hashlib.sha256(f"{repository}@{digest}".encode()).hexdigest()
         return self._directory / f"{name}.json"
+
+
+def _remove(path: Path) -> None:
+    # A file that stays is one that a later run finds too old, or the registry does not know.
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _read(path: Path) -> SavedUpload | None:
