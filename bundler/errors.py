@@ -190,7 +190,10 @@ class BadProxyError(DefinitionError):
     """A proxy of the environment is not one that can be used."""
 
     reference = "bad-proxy"
-    hint = "Write HTTPS_PROXY and HTTP_PROXY as http://[user:password@]host:port, or unset them."
+    hint = (
+        "Write HTTPS_PROXY and HTTP_PROXY as http://[user:password@]host:port, with # / ? @ : % in user or password as "
+        "%23 %2F %3F %40 %3A %25; or unset them. SOCKS is not spoken."
+    )
 
 
 class ProjectNeededError(DefinitionError):
@@ -321,7 +324,10 @@ class NotVerifiedError(IntegrityError):
     """What was pushed is not at the target when it is looked for afterwards."""
 
     reference = "not-verified"
-    hint = "Run the same `push` again: it sends what is missing. If it stays so, the registry loses content."
+    hint = (
+        "The registry loses content: tell its administrator. Then delete the tag there, since one that stands for our "
+        "digest is not sent again, and run the same `push` again."
+    )
 
 
 # --- 6: not raised yet: signatures and trust come with the signed lock --------------------------------------
@@ -413,16 +419,29 @@ class ProxyFailedError(ConnectionFailedError):
     reference = "proxy-failed"
 
 
+class ProxyCredentialsError(ProxyFailedError):
+    """The proxy wants to know who we are; not tried again, which could lock an account."""
+
+    reference = "proxy-credentials"
+    retryable = False
+    hint = "The proxy wants a user name and a password: write HTTPS_PROXY and HTTP_PROXY as http://user:password@host:port."
+
+
 class BrokenConnectionError(RegistryUnavailableError):
     """The connection broke while bytes were on their way."""
 
     reference = "connection-reset"
+    hint = (
+        "Run the same command again: it continues. If it breaks again and again, something between here and there may "
+        "limit the size or the time of a request; `push` has --chunk-size for that."
+    )
 
 
 class TimedOutError(RegistryUnavailableError):
     """The server did not answer in time."""
 
     reference = "timeout"
+    hint = "The connection stands, and nothing came for as long as --timeout allows: raise it if the server is slow."
 
 
 class TlsError(RegistryUnavailableError):
@@ -481,6 +500,7 @@ class ServerError(RegistryUnavailableError):
     """The server answered 5xx or something that makes no sense."""
 
     reference = "server-error"
+    hint = "The log of the server, or of a proxy before it, says why. Run the same command again later: it continues."
 
 
 class UnexpectedAnswerError(RegistryUnavailableError):

@@ -1,7 +1,8 @@
 """``make soak``: the long forms of the tests that a day is too short for, and their figures.
 
 Every number can be set, for a quick try or a longer run: AIRGAP_SYNC_SOAK_KILLS (of bundle, of push, each),
-AIRGAP_SYNC_SOAK_LAYER_MB, AIRGAP_SYNC_SOAK_IMAGES, AIRGAP_SYNC_SOAK_FUZZ_SECONDS and AIRGAP_SYNC_SEED.
+AIRGAP_SYNC_SOAK_CHUNKED_KILLS (of pushes in chunks to a real registry), AIRGAP_SYNC_SOAK_LAYER_MB,
+AIRGAP_SYNC_SOAK_IMAGES, AIRGAP_SYNC_SOAK_FUZZ_SECONDS and AIRGAP_SYNC_SEED.
 It ends with 1 where anything did not hold.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from tests import fuzz
 from tests.support.bundles import command, one
+from tests.support.chunked import ChunkedSite
 from tests.support.disks import scratch
 from tests.support.handmade import write_bundle
 from tests.support.images import BlobStore
@@ -79,6 +81,10 @@ def main() -> None:
         kill("bundle", kills, tally, lambda: bundles.chain(bundle_chance, tally))
         pushes = PushSite(Path(name) / "push-site")
         kill("push", kills, tally, lambda: pushes.chain(push_chance, tally))
+        (Path(name) / "chunked-site").mkdir()
+        chunked_chance = random.Random(f"chunked {seed}")
+        chunked = ChunkedSite(Path(name) / "chunked-site", jobs=3)
+        kill("push in chunks", number("CHUNKED_KILLS", 100), tally, lambda: chunked.chain(chunked_chance, tally))
     executions = fuzz.main(number("FUZZ_SECONDS", 120))
     # The layer, its bundle, and the registry's storage.
     work = scratch(4 * layer_mb * 1_000_000)

@@ -74,7 +74,7 @@ _TARGET = (
 
 
 def _refuse(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value:
+    if value is not None and value is not False:
         raise click.UsageError(
             f"{parameter.opts[0]} would go to every upstream registry; set AIRGAP_SYNC_USERNAME_<HOST> and "
             "AIRGAP_SYNC_PASSWORD_<HOST>, or use --registries or --authfile",
@@ -188,17 +188,22 @@ class TargetAccess:
 
     def _password(self) -> str:
         """Read the password: one line, whatever it ends with."""
-        if self.password_file:
-            try:
-                text = Path(self.password_file).read_text(encoding="utf-8")
-            except (OSError, UnicodeError) as error:
-                raise click.UsageError(f"{self.password_file} cannot be read: {type(error).__name__}") from error
-        elif sys.stdin is not None and sys.stdin.isatty():
+        if not self.password_file and sys.stdin is not None and sys.stdin.isatty():
             prompted: str = click.prompt("Password", hide_input=True, err=True, default="", show_default=False)
             return prompted
-        else:
-            text = sys.stdin.read() if sys.stdin else ""
-        return text.removesuffix("\n").removesuffix("\r")
+        where = self.password_file or "standard input"
+        try:
+            if self.password_file:
+                data = Path(self.password_file).read_bytes()
+            else:
+                data = sys.stdin.buffer.read() if sys.stdin else b""
+            # Editors of Windows put a mark before the text.
+            return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+        except OSError as error:
+            raise click.UsageError(f"{where} cannot be read: {error.strerror}") from error
+        except UnicodeError:
+            # Not chained: it would quote the password.
+            raise click.UsageError(f"{where} holds a password that is not UTF-8") from None
 
     def _tls(self, host: str, registries: RegistriesFile) -> Tls:
         from bundler.net import Tls  # noqa: PLC0415 - keeps --help fast
@@ -216,7 +221,10 @@ class TargetAccess:
                 f"Give --username NAME with --password-file FILE, or set {' and '.join(TARGET_VARIABLES)}, or run "
                 f"`docker login {host}`."
             )
-        return f"They came from {credential.source}. `airgap-sync login {host}` tries others without touching anything."
+        return (
+            f"The credentials came from {credential.source}. `airgap-sync login {host}` tries others without touching "
+            "anything."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

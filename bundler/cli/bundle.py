@@ -104,11 +104,12 @@ def command(
 
 
 def _text(report: Report) -> str:
-    from bundler.progress import people_bytes  # noqa: PLC0415 - keeps --help fast
+    from bundler.cli.session import why_failed  # noqa: PLC0415 - keeps --help fast
+    from bundler.progress import people_bytes  # noqa: PLC0415
 
     totals, facts = report.totals(), report.facts
     lines = [f"{image.outcome:<10} {image.reference} {image.digest or ''}".rstrip() for image in report.images]
-    lines += [f"failed because: {image.error.message}" for image in report.failed if image.error]
+    lines += why_failed(report)
     if "blobs" in facts:
         removed = f"removed {facts['removed_files']} unlisted files" if "removed_files" in facts else "INCOMPLETE"
         lines.append(

@@ -119,7 +119,8 @@ def command(
 
 
 def _text(report: Report) -> str:
-    from bundler.ops.outcomes import plan_line  # noqa: PLC0415 - keeps --help fast
+    from bundler.cli.session import why_failed  # noqa: PLC0415 - keeps --help fast
+    from bundler.ops.outcomes import plan_line  # noqa: PLC0415
     from bundler.progress import people_bytes  # noqa: PLC0415
 
     totals = report.totals()
@@ -140,5 +141,5 @@ def _text(report: Report) -> str:
         )
         if found := report.facts.get("verified"):
             lines.append(f"verified at the target: {found['images']} images, {found['manifests']} manifests")
-    lines += [f"failed because: {image.reference}: {image.error.message}" for image in report.failed if image.error]
+    lines += why_failed(report)
     return "".join(f"{line}\n" for line in lines)

@@ -93,6 +93,16 @@ def emit(output: str, text: str, document: dict[str, Any]) -> None:
             sys.stdout.flush()
 
 
+def why_failed(report: Report) -> list[str]:
+    """Return a line for each failed image, and each thing that can be done about them once."""
+    errors = {image.reference: image.error for image in report.failed if image.error}
+    hints = dict.fromkeys(error.hint for error in errors.values() if error.hint)
+    return [
+        *(f"failed because: {reference}: {error.message}" for reference, error in errors.items()),
+        *(f"hint: {hint}" for hint in hints),
+    ]
+
+
 def state_directory(chosen: str | None) -> Path:
     """Return our state directory on this machine, made with mode 0700.
 

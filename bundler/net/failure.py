@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,19 +21,25 @@ from bundler.errors import (
     ConnectTimeoutError,
     NameNotResolvedError,
     NotTlsError,
+    ProxyCredentialsError,
     ProxyFailedError,
     TimedOutError,
     TlsError,
+    TlsWantedError,
     UnknownCaError,
     WrongHostNameError,
 )
-from bundler.net.tls import look_at
+from bundler.net.proxy import shown, through
+from bundler.net.tls import Certificate, look_at, speaks_tls
 from bundler.url import origin, redact
 
 #: TLS alerts with which a server asks for a certificate, or refuses one.
 _WANTS_CERTIFICATE = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "HANDSHAKE_FAILURE")
 #: X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED, _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH of OpenSSL's x509_vfy.h.
 _NOT_YET, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
+
+#: What http.client says; others quote it.
+_TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (\d{3}[^'\")]*)")
 
 
 @contextmanager
@@ -58,9 +65,9 @@ def _ours(error: Exception, url: str, proxy: str | None) -> AirgapSyncError:
         return any(isinstance(cause, kinds) for cause in chain)
 
     if met(urllib3.exceptions.ProxyError, requests.exceptions.ProxyError):
-        return _proxy_failed(chain, host, proxy or "", where)
+        return _proxy_failed(chain, host, proxy or "", url)
     if met(requests.exceptions.SSLError, urllib3.exceptions.SSLError, ssl.SSLError):
-        return _tls_failed(chain, url, proxied=proxy is not None)
+        return _tls_failed(chain, url, proxy)
     context = {"url": where}
     if met(urllib3.exceptions.NameResolutionError):
         return NameNotResolvedError(f"the host name {host} does not resolve", context=context)
@@ -73,30 +80,43 @@ def _ours(error: Exception, url: str, proxy: str | None) -> AirgapSyncError:
     if met(requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError):
         return ConnectTimeoutError(f"no connection to {host} in time", context=context)
     if met(requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
-        return TimedOutError(f"{where} did not answer in time")
+        return TimedOutError(f"{where}{through(proxy)} did not answer in time")
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
         return ConnectionFailedError(f"{where} is not a usable URL")
-    return BrokenConnectionError(f"the connection to {where} broke")
+    # Some servers answer plain HTTP on a port of TLS with 400, others with nothing.
+    scheme, name, port = origin(url)
+    if scheme == "http" and not proxy and isinstance(error, requests.ConnectionError) and speaks_tls(name, port):
+        return TlsWantedError(f"{host} speaks TLS, and was asked by plain HTTP")
+    return BrokenConnectionError(f"the connection to {where}{through(proxy)} broke")
 
 
-def _proxy_failed(chain: list[BaseException], host: str, proxy: str, where: str) -> ProxyFailedError:
-    name = urlsplit(proxy).netloc.rpartition("@")[2]
-    refused = next((str(c) for c in chain if isinstance(c, OSError) and "Tunnel connection failed" in str(c)), "")
-    what = f"refuses to connect to {host}: {refused.rpartition('failed: ')[2][:80]}" if refused else "does not answer"
-    return ProxyFailedError(
-        f"the proxy {name} {what}",
-        hint=f"Check HTTPS_PROXY and HTTP_PROXY and the proxy's rules; if {host} is reached without a proxy, add it to "
-        "NO_PROXY.",
-        context={"url": where},
+def wants_login(url: str, proxy: str) -> ProxyCredentialsError:
+    """Return the error for a proxy that answered 407."""
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    return ProxyCredentialsError(
+        f"the proxy {shown(proxy)} answered 407 when asked for {host}", context={"url": redact(url)}
     )
 
 
-def _tls_failed(chain: list[BaseException], url: str, *, proxied: bool) -> AirgapSyncError:
+def _proxy_failed(chain: list[BaseException], host: str, proxy: str, url: str) -> ProxyFailedError:
+    refused = next((found[1] for cause in chain if (found := _TUNNEL_REFUSED.search(str(cause)))), "")
+    if refused.startswith("407"):
+        return wants_login(url, proxy)
+    what = f"refuses to connect to {host}: {refused[:80].strip()}" if refused else "does not answer"
+    return ProxyFailedError(
+        f"the proxy {shown(proxy)} {what}",
+        hint=f"Check HTTPS_PROXY and HTTP_PROXY and the proxy's rules; if {host} is reached without a proxy, add it to "
+        "NO_PROXY.",
+        context={"url": redact(url)},
+    )
+
+
+def _tls_failed(chain: list[BaseException], url: str, proxy: str | None) -> AirgapSyncError:
     _, name, port = origin(url)
     host = urlsplit(url).netloc.rpartition("@")[2]
     verification = next((c for c in chain if isinstance(c, ssl.SSLCertVerificationError)), None)
     if verification is not None:
-        return _not_trusted(verification, host, name, None if proxied else port)
+        return _not_trusted(verification, host, look_at(name, port, proxy))
     text = " ".join(str(cause) for cause in chain).upper()
     if any(isinstance(c, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) for c in chain) or "BAD_RECORD_MAC" in text:
         return BrokenConnectionError(f"the connection to {redact(url)} broke")
@@ -110,8 +130,7 @@ def _tls_failed(chain: list[BaseException], url: str, *, proxied: bool) -> Airga
     return TlsError(f"TLS with {host} failed")
 
 
-def _not_trusted(cause: ssl.SSLCertVerificationError, host: str, name: str, port: int | None) -> TlsError:
-    certificate = look_at(name, port) if port is not None else None
+def _not_trusted(cause: ssl.SSLCertVerificationError, host: str, certificate: Certificate | None) -> TlsError:
     code = cause.verify_code
     if code == _EXPIRED:
         since = f" on {certificate.not_after}" if certificate else ""

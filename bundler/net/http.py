@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
@@ -15,8 +16,8 @@ import requests
 import urllib3
 
 from bundler.errors import AirgapSyncError, BadManifestError, ConnectionFailedError, UnexpectedAnswerError
-from bundler.net.failure import translated
-from bundler.net.proxy import Proxies
+from bundler.net.failure import translated, wants_login
+from bundler.net.proxy import Proxies, through
 from bundler.net.session import Session
 from bundler.net.tls import Tls, context_for
 from bundler.url import check_url, redact, resolve, same_origin
@@ -48,6 +49,8 @@ class Response:
     authorization: str | None = field(repr=False)
     raw: Any = field(repr=False)
     _inner: requests.Response = field(repr=False)
+    #: What a message says of the way it came, after the URL.
+    through: str = ""
 
     def read(self, size: int) -> bytes:
         """Return up to ``size`` raw bytes of the body, as many as are there, empty at its end.
@@ -206,7 +209,11 @@ class Http:
                 timeout=(self._timeouts.connect_s, max(read_s or 0.0, self._timeouts.read_s)),
                 proxies={"http": proxy, "https": proxy} if proxy else {},
             )
-        return Response(inner.status_code, inner.headers, url, headers.get("Authorization"), inner.raw, inner)
+        if proxy and inner.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            inner.close()
+            raise wants_login(url, proxy)
+        used = headers.get("Authorization")
+        return Response(inner.status_code, inner.headers, url, used, inner.raw, inner, through(proxy))
 
     def _say_unverified(self, url: str) -> None:
         host = urlsplit(url).netloc

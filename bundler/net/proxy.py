@@ -8,11 +8,12 @@ Source: golang.org/x/net/http/httpproxy, ``Config`` and ``useProxy``.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bundler.errors import BadProxyError
 
@@ -71,6 +72,25 @@ class Proxies:
         return proxy
 
 
+def shown(proxy: str) -> str:
+    """Return host and port of a proxy, for messages."""
+    return urlsplit(proxy).netloc.rpartition("@")[2]
+
+
+def through(proxy: str | None) -> str:
+    """Return what a message says of the way to a server, after its URL."""
+    return f" (through the proxy {shown(proxy)})" if proxy else ""
+
+
+def authorization(proxy: str) -> dict[str, str]:
+    """Return the header that a proxy with user and password wants, in UTF-8 as curl and Go send it."""
+    parts = urlsplit(proxy)
+    if not parts.username:
+        return {}
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+
+
 def _checked(text: str, name: str) -> str:
     if not text:
         return ""
@@ -78,11 +98,13 @@ def _checked(text: str, name: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        # Behind the host there is nothing, unless a password ends it early.
+        usable = usable and " " not in url and not (parts.path.strip("/") or parts.query or parts.fragment)
     except ValueError:
         usable = False
     if not usable:
         # Not quoted: it may hold a password.
-        raise BadProxyError(f"the proxy in {name} is not an http:// or https:// URL")
+        raise BadProxyError(f"the proxy in {name} is not of the form http://[user:password@]host:port")
     return url
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import ssl
 from collections.abc import Mapping
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bundler.errors import BadTlsFileError
+from bundler.net.proxy import authorization
 
 #: Debian and SUSE, RHEL and Fedora, older SUSE.
 _TRUST_STORES = (
@@ -21,6 +24,8 @@ _TRUST_STORES = (
 )
 #: How long a look at a certificate may take that only makes a message better.
 _LOOK_S = 5.0
+#: X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h, which Python has no name for.
+_NO_CHECK_TIME = 0x200000
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,25 +125,34 @@ class Certificate:
     not_after: str
 
 
-def look_at(host: str, port: int) -> Certificate | None:
+def look_at(host: str, port: int, proxy: str | None = None) -> Certificate | None:
     """Return what the certificate of a server says, to explain why it is not trusted; None if it cannot be had.
 
     Python shows a certificate's content only after it was verified. So its bytes are taken first, and then it is
-    connected to again with that very certificate as the only one trusted.
+    connected to again with that very certificate as the only one trusted, whatever the clock says.
     """
-    with contextlib.suppress(OSError, ValueError):
-        pem = ssl.get_server_certificate((host, port), timeout=_LOOK_S)
+    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+        unverified = context_for(Tls(skip_verify=True))
+        with _connected(host, port, proxy) as plain, unverified.wrap_socket(plain, server_hostname=host) as secure:
+            found = secure.getpeercert(binary_form=True) or b""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
-        context.load_verify_locations(cadata=pem)
-        context.verify_flags = ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-        with socket.create_connection((host, port), _LOOK_S) as plain:
-            try:
-                with context.wrap_socket(plain, server_hostname=host) as secure:
-                    return _read(secure.getpeercert() or {})
-            except ssl.SSLCertVerificationError:
-                return None
+        context.load_verify_locations(cadata=found)
+        context.verify_flags = ssl.VerifyFlags(ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME)
+        with _connected(host, port, proxy) as plain, context.wrap_socket(plain, server_hostname=host) as secure:
+            return _read(secure.getpeercert() or {})
     return None
+
+
+def _connected(host: str, port: int, proxy: str | None) -> socket.socket:
+    """Connect to a server, through the proxy if there is one."""
+    if not proxy:
+        return socket.create_connection((host, port), _LOOK_S)
+    parts = urlsplit(proxy)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=_LOOK_S)
+    connection.set_tunnel(host, port, authorization(proxy))
+    connection.connect()
+    return connection.sock
 
 
 def _read(found: Mapping[str, Any]) -> Certificate:

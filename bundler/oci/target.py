@@ -43,7 +43,7 @@ class Target:
         if "@" in rest:
             raise BadTargetError(
                 "a target holds no user name or password",
-                hint="Put credentials into docker's config.json (`docker login`), never on the command line.",
+                hint="Give --username NAME with --password-file FILE, or use `docker login`: all can read the command line.",
             )
         host, _, prefix = rest.rstrip("/").partition("/")
         if not is_registry(host) or not _exists(host):

@@ -25,6 +25,7 @@ from bundler.errors import (
     AuthError,
     DeniedError,
     NoCredentialsError,
+    NotTlsError,
     ServerError,
     TooManyRequestsError,
     UnauthorizedError,
@@ -40,6 +41,10 @@ from bundler.url import redact, resolve
 #: What Harbor calls itself in its challenges.
 HARBOR_SERVICE = "harbor-registry"
 _MAX_TOKEN_BYTES = 1024 * 1024
+_WRONG_REALM = (
+    "The registry names {} as its token realm: its own address is set wrongly (external_url of Harbor, "
+    "X-Forwarded-Proto in the proxy before it)."
+)
 
 
 class Authorizer:
@@ -112,8 +117,9 @@ class Authorizer:
             with self._lock:
                 token = self._tokens.get(self._key(scopes))
                 if token is not None and used == f"Bearer {token.value}":
-                    # One that says itself that it is too weak is no weaker for being new.
-                    if any(token.allows(scope, by_project=self.is_harbor) is False for scope in scopes):
+                    # A new one that says itself that it is too weak will be no stronger the next time.
+                    weak = any(token.allows(scope, by_project=self.is_harbor) is False for scope in scopes)
+                    if weak and token.is_fresh:
                         return False
                     del self._tokens[self._key(scopes)]
             return True
@@ -181,13 +187,14 @@ class Authorizer:
 
     def _refused(self, detail: str = "", context: Mapping[str, Any] | None = None) -> AuthError:
         where = urlsplit(self._endpoint.api_url).netloc
-        extra = f": {detail}" if detail else ""
+        extra = f" ({detail})" if detail else ""
         if self._endpoint.credential is None:
             text = f"{where} wants credentials, and there are none for it{extra}"
             return NoCredentialsError(text, hint=self._endpoint.credentials_hint, context=dict(context or {}))
         credential = self._endpoint.credential
         source = f" (from {credential.source})" if credential.source else ""
-        text = f"{where} refuses {_who(credential.username)}{source}: wrong user name or password{extra}"
+        why = "it is wrong or has expired" if credential.identity_token else "wrong user name or password"
+        text = f"{where} refuses {_who(credential.username)}{source}: {why}{extra}"
         return UnauthorizedError(text, hint=self._endpoint.credentials_hint, context=dict(context or {}))
 
     def _basic(self) -> str:
@@ -218,7 +225,10 @@ class Authorizer:
         own = urlsplit(realm).hostname == urlsplit(self._endpoint.api_url).hostname
         tls = self._endpoint.tls if own else self._endpoint.tls.abroad()
         if credential and self._endpoint.api_url.startswith("https:") and not realm.startswith("https:"):
-            raise UnexpectedAnswerError(f"the token realm {redact(realm)} is not https; credentials are not sent there")
+            raise UnexpectedAnswerError(
+                f"the token realm {redact(realm)} is not https; credentials are not sent there",
+                hint=_WRONG_REALM.format(redact(realm)),
+            )
         fields = [("scope", str(scope)) for scope in scopes]
         if service := challenge.parameters.get("service"):
             fields.insert(0, ("service", service))
@@ -226,12 +236,16 @@ class Authorizer:
             form = [*fields, ("grant_type", "refresh_token"), ("refresh_token", credential.identity_token)]
             form.append(("client_id", "airgap-sync"))
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            response = self._http.request("POST", realm, headers=headers, body=urlencode(form).encode(), tls=tls)
+            method, url, body = "POST", realm, urlencode(form).encode()
         else:
             headers = {"Authorization": self._basic()} if credential else {}
             separator = "&" if "?" in realm else "?"
-            url = f"{realm}{separator}{urlencode(fields)}" if fields else realm
-            response = self._http.request("GET", url, headers=headers, tls=tls)
+            method, url, body = "GET", f"{realm}{separator}{urlencode(fields)}" if fields else realm, None
+        try:
+            response = self._http.request(method, url, headers=headers, body=body, tls=tls)
+        except NotTlsError as error:
+            error.hint = _WRONG_REALM.format(redact(realm))
+            raise
         return Token.from_answer(self._answer(response, realm), realm)
 
     def _answer(self, response: Response, realm: str) -> bytes:
@@ -247,9 +261,11 @@ class Authorizer:
         pause = {"retry_after_s": retry_after_s(response.headers)}
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             raise TooManyRequestsError(f"{where} answered 429", context=pause)
-        if status == HTTPStatus.BAD_REQUEST and self._endpoint.credential and self._endpoint.credential.identity_token:
-            raise self._refused(f"{where} answered 400 to the identity token")
-        raise ServerError(f"{where} answered {status}", context=pause)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise ServerError(f"{where} answered {status}", context=pause)
+        if self._endpoint.credential and self._endpoint.credential.identity_token:
+            raise self._refused(f"{where} answered {status}")
+        raise UnexpectedAnswerError(f"{where} answered {status}")
 
 
 def _who(username: str) -> str:

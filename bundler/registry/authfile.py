@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from bundler.registry.endpoint import Credential
 _API_PATHS = ("", "v1", "v2")
 #: A helper that waits for somebody to type must not hold a scheduled run for ever.
 _HELPER_S = 60.0
+_HELPER_PREFIX = "docker-credential-"
+_FAILED = "its credential helper {} failed"
 
 
 class AuthFile:
@@ -55,66 +58,95 @@ class AuthFile:
             return self._found[host, repository]
 
     def _lookup(self, host: str, repository: str) -> Credential | None:
-        if not self._path.is_file():
-            if self._required:
-                raise NoCredentialsError(
-                    f"the authfile {self._path} does not exist", hint="Check the path of --authfile."
-                )
-            return None
         try:
             if self._document is None:
-                self._document = _read(self._path)
-            found = self._resolve(host, repository)
-        # Only the kind is told: the text of an error about a credential may quote it.
+                self._document = self._open()
+        except OSError as error:
+            raise self._broken(host, error.strerror or type(error).__name__) from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._broken(host, "it is not JSON in the form of docker's config.json") from error
+        helper = None
+        try:
+            helper = _helper_for(self._document, host)
+            entries = _entries_for(_entries_of(self._document), host, repository)
+            found = self._resolve(host, helper, entries) if helper or entries else None
+            return _credential(found, str(self._path)) if found else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise self._broken(host, type(error).__name__) from error
-        if not found:
-            return None
-        # Lower case from the file, capitals from a helper.
-        token = found.get("identitytoken") or found.get("IdentityToken") or ""
-        username = found.get("username") or found.get("Username") or ""
-        password = found.get("password") or found.get("Password") or ""
-        return Credential(username, password, token, str(self._path)) if token or username else None
+            # No more is told: the text of an error about a credential may quote it.
+            what = _FAILED.format(helper) if helper else "what it holds for this host is malformed"
+            raise self._broken(host, what) from error
 
-    def _resolve(self, host: str, repository: str) -> Any:
+    def _open(self) -> dict[str, Any]:
+        try:
+            return _read(self._path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not self._required:
+                return {}
+            raise NoCredentialsError(
+                f"the authfile {self._path} does not exist", hint="Check the path of --authfile."
+            ) from error
+
+    def _resolve(self, host: str, helper: str | None, entries: dict[str, Any]) -> Any:
         import docker.auth  # noqa: PLC0415 - 100 ms that only a user with such a file pays
         import docker.errors  # noqa: PLC0415
 
-        assert self._document is not None  # noqa: S101 - read by the caller
-        settings = {key: self._document[key] for key in ("credsStore", "credHelpers") if self._document.get(key)}
-        # Docker's first files held nothing but the entries.
-        old = "auths" not in self._document and not settings
-        entries = _entries_for(self._document if old else self._document.get("auths") or {}, host, repository)
+        if not helper:
+            try:
+                return docker.auth.AuthConfig.load_config(None, {"auths": entries}).resolve_authconfig(host)
+            except docker.errors.DockerException as error:
+                raise ValueError from error
+        if shutil.which(helper) is None:
+            raise self._broken(host, f"its credential helper {helper} is not on PATH")
         answer: list[Any] = []
 
         def ask() -> None:
+            settings = {"credsStore": helper.removeprefix(_HELPER_PREFIX)}
             try:
                 config = docker.auth.AuthConfig.load_config(None, {"auths": entries, **settings})
                 answer.append(config.resolve_authconfig(host))
             except Exception as error:  # noqa: BLE001 - raised below, in the thread that asks
                 answer.append(error)
 
-        if settings:
-            # docker's library waits for a helper without end.
-            helper = threading.Thread(target=ask, name="credential-helper", daemon=True)
-            helper.start()
-            helper.join(_HELPER_S)
-            if not answer:
-                raise self._broken(host, f"its credential helper did not answer within {_HELPER_S:.0f} s")
-        elif entries:
-            ask()
-        found = answer[0] if answer else None
-        if isinstance(found, docker.errors.DockerException):
-            raise self._broken(host, type(found).__name__) from found
-        if isinstance(found, Exception):
-            raise found
-        return found
+        # docker's library waits for a helper without end.
+        thread = threading.Thread(target=ask, name="credential-helper", daemon=True)
+        thread.start()
+        thread.join(_HELPER_S)
+        if not answer:
+            raise self._broken(host, f"its credential helper {helper} did not answer within {_HELPER_S:.0f} s")
+        if isinstance(answer[0], Exception):
+            raise self._broken(host, _FAILED.format(helper)) from answer[0]
+        return answer[0]
 
     def _broken(self, host: str, why: str) -> NoCredentialsError:
         return NoCredentialsError(
             f"the credentials for {host} in {self._path} cannot be read: {why}",
             hint="Repair the file or its credential helper, or log in again.",
         )
+
+
+def _helper_for(document: dict[str, Any], host: str) -> str | None:
+    """Return the program that holds the credential of a host, if one does."""
+    # Docker keeps its own registry under an old name.
+    key = "https://index.docker.io/v1/" if host == "docker.io" else host
+    name = (document.get("credHelpers") or {}).get(key) or document.get("credsStore")
+    if name and not isinstance(name, str):
+        raise TypeError
+    return f"{_HELPER_PREFIX}{name}" if name else None
+
+
+def _entries_of(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries by their keys; docker's first files held nothing else."""
+    if "auths" in document:
+        return document["auths"] or {}
+    return {key: entry for key, entry in document.items() if isinstance(entry, dict) and "auth" in entry}
+
+
+def _credential(found: dict[str, Any], source: str) -> Credential | None:
+    # Lower case from the file, capitals from a helper.
+    token = found.get("identitytoken") or found.get("IdentityToken") or ""
+    username = found.get("username") or found.get("Username") or ""
+    password = found.get("password") or found.get("Password") or ""
+    return Credential(username, password, token, source) if token or username else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -132,10 +164,13 @@ def _entries_for(auths: dict[str, Any], host: str, repository: str) -> dict[str,
         path = path.strip("/")
         if name != host and not (host == "docker.io" and name in ("index.docker.io", "registry-1.docker.io")):
             continue
-        if path in _API_PATHS:
+        if key == host:
+            # What `login` writes goes before what an older file calls the host.
+            found = 2
+        elif path in _API_PATHS:
             found = 0 if path else 1
         elif repository == path or repository.startswith(f"{path}/"):
-            found = 1 + len(path)
+            found = 2 + len(path)
         else:
             continue
         if found > weight and entry:
@@ -161,15 +196,15 @@ def store(path: Path, host: str, credential: Credential) -> None:
     try:
         if path.exists():
             document = _read(path)
-            helper = (document.get("credHelpers") or {}).get(host) or document.get("credsStore")
-        document.setdefault("auths", {}).update({host: _entry(credential)})
+            helper = _helper_for(document, host)
+        document.setdefault("auths", _entries_of(document)).update({host: _entry(credential)})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadOutputError(
             f"{path} is there and is no authfile; it was not touched", hint="Name another file."
         ) from error
     if helper:
         raise BadOutputError(
-            f"{path} leaves {host} to the credential helper {helper!r}, which goes before what the file holds",
+            f"{path} leaves {host} to the credential helper {helper}, which goes before what the file holds",
             hint="Name another file, or use `docker login`.",
         )
     write_atomic(path, json.dumps(document, indent=1).encode() + b"\n", mode=PRIVATE)

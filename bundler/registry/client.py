@@ -19,7 +19,7 @@ from bundler.errors import (
     ConnectionFailedError,
     DeniedError,
     MediaTypeRefusedError,
-    ProxyFailedError,
+    ProxyCredentialsError,
     RegistryUnavailableError,
     RepositoryUnknownError,
     ServerError,
@@ -58,7 +58,8 @@ class RegistryClient:
         self._http = http
         self.authorizer = Authorizer(endpoint, http)
         #: What all clients of this host share.
-        self.host: Host = (hosts or Hosts()).at(origin(endpoint.api_url))
+        self._hosts = hosts or Hosts()
+        self.host: Host = self._hosts.at(origin(endpoint.api_url))
 
     def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """Return the URL of an API path such as ``library/busybox/tags/list``."""
@@ -119,6 +120,8 @@ class RegistryClient:
         large = isinstance(body, UploadBody) and len(body) >= LARGE_BODY_BYTES
         # The path of an upload is another one each time.
         what = f"{method} {scopes[0].repository}" if scopes else f"{method} {urlsplit(url).path}"
+        if not same_origin(url, self.endpoint.api_url):
+            self._hosts.at(origin(url)).ready()
         with self._minding(what):
             response = self._once(method, url, scopes, headers, body, read_s, large=large)
             # A 401 of another host, met through a redirect or an upload Location, is not this registry's challenge.
@@ -196,21 +199,24 @@ class RegistryClient:
     @contextmanager
     def _minding(self, what: str) -> Iterator[None]:
         """Ask the host only when its state allows it, and let that state learn from what fails."""
-        self.host.ready()
-        try:
-            with self.host.slot():
+        with self.host.slot():
+            # Not before: while this one waited for its turn, the host may have asked another for a pause.
+            self.host.ready()
+            try:
                 yield
-        except ConnectionFailedError as error:
-            # A host that a redirect led to says nothing of this one.
-            if same_origin(error.context.get("url", ""), self.endpoint.api_url):
-                self.host.unreachable(error)
-            raise
-        except RegistryUnavailableError as error:
-            if error.retryable:
-                self.host.troubled()
-            # A token realm may ask for a pause as well.
-            self.host.judge(error, what)
-            raise
+            except ConnectionFailedError as error:
+                # A host that a redirect or a Location led to says nothing of this one.
+                if there := error.context.get("url"):
+                    self._hosts.at(origin(there)).unreachable(error)
+                    if not same_origin(there, self.endpoint.api_url):
+                        error.hint = _ELSEWHERE.format(self.host.name)
+                raise
+            except RegistryUnavailableError as error:
+                if error.retryable:
+                    self.host.troubled()
+                # A token realm may ask for a pause as well.
+                self.host.judge(error, what)
+                raise
 
     def _judged(self, method: str, response: Response, accept: tuple[int, ...], what: str) -> Response:
         """Return an answer whose status the caller understands; raise what any other means."""
@@ -244,7 +250,7 @@ class RegistryClient:
         )
 
     def _error(self, method: str, response: Response) -> AirgapSyncError:
-        status, where = response.status, redact(response.url)
+        status, where = response.status, redact(response.url) + response.through
         own = same_origin(response.url, self.endpoint.api_url)
         found = read_error(response.excerpt())
         context = {"status": status, "code": found.code, "request_id": response.headers.get("X-Request-Id", "")[:80]}
@@ -271,11 +277,15 @@ class RegistryClient:
         return UnexpectedAnswerError(message, hint=hint, context=context)
 
 
+_ELSEWHERE = (
+    "{} leads there, by a redirect, a Location or its token realm. If it should not, its own address is set wrongly: "
+    "check external_url of Harbor, and Host and X-Forwarded-Proto in the proxy before it."
+)
 _NO_REPOSITORY = ("NAME_UNKNOWN", "RepositoryNotFoundException")
 _EXPLAINED: Mapping[int, type[AirgapSyncError]] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: BodyTooLargeError,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: MediaTypeRefusedError,
-    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: ProxyFailedError,
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: ProxyCredentialsError,
 }
 _HINTS: Mapping[int, str] = {
     HTTPStatus.METHOD_NOT_ALLOWED: "The registry may be read-only, or a cache of another registry; it takes no pushes.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bundler.errors import NoCredentialsError
 from bundler.net import Tls
 
 
@@ -19,6 +20,18 @@ class Credential:
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     source: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be sent: a text made of bytes that are not UTF-8."""
+        for text in (self.username, self.password, self.identity_token):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                # Not chained: it would quote the text.
+                raise NoCredentialsError(
+                    f"the user name or password from {self.source or 'the user'} is not UTF-8",
+                    hint="Set it in a terminal and a locale with UTF-8, or write it into a file in UTF-8.",
+                ) from None
 
 
 @dataclass(frozen=True, slots=True)

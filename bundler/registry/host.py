@@ -202,6 +202,8 @@ class Host:
                 self.down = error
                 return
             self._not_before, self._asked = max(self._not_before, now + backoff_s(self._failures)), False
+            # The next try is one request, not one of each thread that waits.
+            self._limit = 1.0
 
     def judge(self, error: RegistryUnavailableError, what: str) -> None:
         """Keep the pause that an error asks for.
@@ -232,10 +234,12 @@ class Host:
     def shrink(self, refused_bytes: int) -> bool:
         """Note that a body of this size is too large here; False if smaller ones are not worth trying."""
         with self._changed:
-            limit = min(self.body_limit or refused_bytes, refused_bytes)
-            if limit <= SMALLEST_CHUNK_BYTES:
+            # Another thread may have learned of the limit while this body was under way.
+            if self.body_limit is not None and self.body_limit < refused_bytes:
+                return True
+            if refused_bytes <= SMALLEST_CHUNK_BYTES:
                 return False
-            self.body_limit = max(SMALLEST_CHUNK_BYTES, limit // 4)
+            self.body_limit = max(SMALLEST_CHUNK_BYTES, refused_bytes // 4)
             return True
 
     def _pause(self, asked_s: float) -> None:

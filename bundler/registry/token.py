@@ -59,7 +59,8 @@ class Token:
             lifetime_s = float(document.get("expires_in") or DEFAULT_EXPIRY_S)
         except (ValueError, AttributeError, TypeError, RecursionError, OverflowError):
             value, lifetime_s = None, 0.0
-        if not value or not isinstance(value, str):
+        # It goes into a header.
+        if not isinstance(value, str) or not value or not (value.isascii() and value.isprintable()):
             raise RegistryUnavailableError(f"the token realm {redact(realm)} answered without a token")
         return cls(value, time.monotonic(), lifetime_s)
 
@@ -90,13 +91,12 @@ class Token:
         access = _access(self.value)
         if access is None:
             return None
-        wanted, here = set(scope.actions.split(",")), place(scope.repository)
+        wanted, here, granted = set(scope.actions.split(",")), place(scope.repository), set[str]()
         for entry in access:
             if isinstance(entry, dict) and entry.get("type") == "repository" and place(entry.get("name")) == here:
                 actions = entry.get("actions")
-                granted = {str(action) for action in actions} if isinstance(actions, list) else set()
-                return wanted <= granted or "*" in granted
-        return False
+                granted |= {str(action) for action in actions} if isinstance(actions, list) else set()
+        return wanted <= granted or "*" in granted
 
 
 def _access(token: str) -> list[Any] | None:

@@ -121,6 +121,9 @@ class Upload:
                 self._start_over()
                 self._restarts += 1
                 if self._restarts > _RESTARTS:
+                    # The content was right when it was read, so what the registry says of it is all there is to say.
+                    if isinstance(error.__cause__, UnexpectedAnswerError) and _is_refusal(error.__cause__):
+                        raise error.__cause__ from None
                     raise ServerError(f"{self._repository.place} loses the upload of {self._blob.digest}") from error
             else:
                 return
@@ -139,7 +142,8 @@ class Upload:
             self._repository.abandon_upload(location)
             raise
         except UnexpectedAnswerError as error:
-            if error.context.get("status") == HTTPStatus.NOT_FOUND:
+            # What broke off in the middle, before a 401 for example, may still be in the session.
+            if error.context.get("status") == HTTPStatus.NOT_FOUND or error.context.get("code") in _SPOILT:
                 raise _SessionLostError from error
             raise
 
@@ -216,9 +220,11 @@ class Upload:
                 raise _SessionLostError from error
             raise
         match = _RANGE.fullmatch(response.headers.get("Range", "").strip())
-        # 0-0 is one byte, or none: registries say so of a session that is new.
         has = number(match[1]) if match else None
-        offset = saved.offset if has is None or has == 0 else has + 1
+        offset = saved.offset
+        if has is not None:
+            # 0-0 is one byte, or none: registries say so of a session that is new, or whose bytes they have lost.
+            offset = has + 1 if has else min(saved.offset, 1)
         if not saved.offset <= offset <= self._blob.size:
             raise _SessionLostError
         return self._repository.upload_url(response) or saved.location, offset
@@ -257,6 +263,12 @@ class Upload:
 
 #: What says that a session holds other bytes than ours, or is not there.
 _NOT_OURS = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE})
+#: How registries say that what arrived is not what was announced.
+_SPOILT = frozenset({"DIGEST_INVALID", "SIZE_INVALID", "BLOB_UPLOAD_INVALID"})
+
+
+def _is_refusal(error: UnexpectedAnswerError) -> bool:
+    return error.context.get("status") == HTTPStatus.BAD_REQUEST
 
 
 def _with_digest(location: str, blob: Descriptor) -> str:

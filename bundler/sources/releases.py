@@ -146,7 +146,10 @@ class ReleaseLocation:
         except BadManifestError as error:
             raise BadReleaseListError(error.message) from error
         except TlsError as error:
-            raise TlsError(error.message, hint="Check --release-url, or use `--release-url shipped`.") from error
+            error.hint = (
+                f"{error.hint} Without that, `--release-url shipped` takes the lists that came with airgap-sync."
+            )
+            raise
         if response.status == HTTPStatus.NOT_FOUND:
             return None, f"{redact(url)} does not exist"
         raise BadReleaseListError(f"{redact(url)} answered {response.status} instead of an image list")

@@ -17,7 +17,7 @@ from bundler.errors import AirgapSyncError
 from bundler.files import PRIVATE, make_directory, write_atomic
 from bundler.oci.digest import Digest
 from bundler.registry.session import SavedUpload
-from bundler.url import same_origin
+from bundler.url import check_url, same_origin
 
 #: Registries forget sessions after a day to a week; Harbor forgets their size after a day.
 _KEPT_S = 24 * 3600.0
@@ -87,8 +87,9 @@ def _read(path: Path) -> SavedUpload | None:
         with path.open("rb") as file:
             entry = json.loads(file.read(_MAX_FILE_BYTES))
         upload = SavedUpload(str(entry["location"]), int(entry["offset"]))
+        check_url(upload.location)
         age_s = time.time() - float(entry["time"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, AirgapSyncError):
         return None
     # A clock that was set back makes it look as if from the future; that does not make it older.
     return upload if age_s < _KEPT_S and upload.offset >= 0 else None

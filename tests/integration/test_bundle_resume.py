@@ -23,15 +23,30 @@ from tests.support.bundles import (
     layer_of,
     many,
     one,
+    registries,
     takes_less_than,
 )
 from tests.support.command import command_line, environment, start
-from tests.support.faulty import Action, Corrupt, Cut, Fault, Reset, ShortLength, Stall, Status, WrongDigestHeader
+from tests.support.faulty import (
+    Action,
+    Corrupt,
+    Cut,
+    Fault,
+    Redirect,
+    Reset,
+    ShortLength,
+    Stall,
+    Status,
+    WrongDigestHeader,
+)
 from tests.support.images import AMD64, ARM, ARM64, BlobStore, digest_of
 from tests.support.programs import require
 from tests.support.releases import ReleaseServer
+from tests.support.tokens import TokenServer
 
 MEBIBYTE = 1024 * 1024
+#: Never looked up: its endpoints stand in a registries.yaml.
+FAR = "far.invalid"
 
 
 def leftovers(path: Path) -> list[str]:
@@ -360,6 +375,72 @@ def test_a_killed_download_is_continued_by_range(registry: GatedRegistry, store:
     assert ranges(registry, layer) == [None, f"bytes={size}-"]
     assert leftovers(to) == []
     Bundle(to).check()
+
+
+@pytest.mark.parametrize("spoilt", [False, True], ids=["right", "with a wrong byte"])
+def test_a_killed_download_is_continued_from_another_mirror_and_checked_as_a_whole(
+    store: BlobStore, tmp_path: Path, to: Path, *, spoilt: bool
+) -> None:
+    image = one(store, f"two mirrors {spoilt}", 3 * MEBIBYTE)
+    layer = layer_of(image)
+    with GatedRegistry() as first, GatedRegistry() as second:
+        for mirror in (first, second):
+            mirror.put(image, "some/image")
+        first.fault("GET", f"/blobs/{layer}", Stall(60, after_bytes=5 * MEBIBYTE // 2))
+        file = registries(tmp_path / "registries.yaml", {FAR: {"endpoint": [first.url, second.url]}})
+        args = command([f"{FAR}/some/image:1"], to, "--registries", file)
+        with start(*args) as process:
+            eventually(lambda: part_size(to, layer) >= MEBIBYTE, "a part of the blob")
+            process.kill()
+            process.communicate()
+        size = part_size(to, layer)
+        if spoilt:
+            part = Bundle(to).blob(layer)
+            part = part.with_name(f".{part.name}.partial")
+            data = part.read_bytes()
+            part.write_bytes(bytes([data[0] ^ 0xFF]) + data[1:])
+        # Then the first one has it no more.
+        first.content.forget("some/image", layer)
+
+        bundle([f"{FAR}/some/image:1"], to, "--registries", file)
+
+        # A wrong byte of the first part is met when all of it is hashed, and then all of it comes anew.
+        assert ranges(second, layer) == [f"bytes={size}-", *([None] if spoilt else [])]
+    assert leftovers(to) == []
+    assert Bundle(to).check().blobs == image.digests
+
+
+def test_a_killed_download_behind_a_signed_redirect_is_continued_without_the_token(
+    registry: GatedRegistry, store: BlobStore, to: Path
+) -> None:
+    require("openssl")
+    image = one(store, "signed", 3 * MEBIBYTE)
+    reference, layer = registry.put(image, "some/image"), layer_of(image)
+    with TokenServer(anonymous_pull=True) as tokens, GatedRegistry() as storage:
+        storage.content = registry.content
+        challenge = {"WWW-Authenticate": f'Bearer realm="{tokens.realm}",service="{tokens.service}"'}
+        # Each run is asked for a token at its first request, and sent on with a signature of its own.
+        asked = registry.fault("GET", "/manifests/", Status(401, challenge))
+        sent_on = Redirect(f"{storage.url}{{target}}?X-Amz-Signature=s3cr3t")
+        registry.fault("GET", f"/blobs/{layer}", sent_on, times=None)
+        storage.fault("GET", f"/blobs/{layer}", Stall(60, after_bytes=5 * MEBIBYTE // 2))
+        with start(*command([reference], to)) as process:
+            eventually(lambda: part_size(to, layer) >= MEBIBYTE, "a part of the blob")
+            process.kill()
+            process.communicate()
+        size = part_size(to, layer)
+        again = registry.fault("*", "/manifests/", Status(401, challenge))
+
+        result = bundle([reference], to)
+
+        assert (asked.hits, again.hits) == (1, 1)
+        assert ranges(storage, layer) == [None, f"bytes={size}-"]
+        assert [request for request in storage.requests() if "authorization" in request.headers] == []
+        own = [request for request in registry.requests("GET") if request.path.endswith(layer)]
+        assert [request.headers["authorization"].partition(" ")[0] for request in own] == ["Bearer", "Bearer"]
+        assert "s3cr3t" not in result.out + result.err
+    assert leftovers(to) == []
+    assert Bundle(to).check().blobs == image.digests
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 30_000, b"x" * 900_000], ids=["empty", "wrong", "too long"])

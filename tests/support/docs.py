@@ -1,4 +1,4 @@
-"""The generated parts of the documentation: the exit-code table in README.md, and docs/commands.md.
+"""The generated parts of the documentation: the exit-code table in README.md, docs/commands.md and docs/faults.md.
 
 ``python -m tests.support.docs`` fails if they are not what the code says; ``--write`` writes them.
 """
@@ -13,6 +13,7 @@ import click
 
 from bundler.cli.main import COMMANDS, cli
 from bundler.errors import exit_code_table
+from tests.support.fault_table import markdown
 
 PROJECT = Path(__file__).resolve().parents[2]
 _TABLE = re.compile(r"(<!-- exit codes: generated -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -48,17 +49,22 @@ def _help(command: click.Command, name: str, parent: click.Context, title: str) 
     return sections
 
 
+def generated() -> dict[Path, str]:
+    """Return all files with generated parts, as they should be."""
+    docs = PROJECT / "docs"
+    return {PROJECT / "README.md": readme(), docs / "commands.md": commands(), docs / "faults.md": markdown()}
+
+
 def stale() -> list[Path]:
     """Return the files that are not what the code says."""
-    wanted = {PROJECT / "README.md": readme(), PROJECT / "docs" / "commands.md": commands()}
-    return [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    return [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
 
 
 def main() -> None:
     """Check, or write."""
     if "--write" in sys.argv[1:]:
-        (PROJECT / "README.md").write_text(readme())
-        (PROJECT / "docs" / "commands.md").write_text(commands())
+        for path, text in generated().items():
+            path.write_text(text)
     elif found := stale():
         sys.exit(f"out of date: {', '.join(str(path.relative_to(PROJECT)) for path in found)}; run `make docs`")
 

@@ -138,7 +138,7 @@ class LoseSession:
 
 @dataclass(frozen=True)
 class Meanwhile:
-    """Do something, such as changing what the server knows, before the request is looked at; only `HarborDouble`."""
+    """Do something, such as changing what the server knows, before the request is looked at."""
 
     do: Callable[[], object]
 

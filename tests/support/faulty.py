@@ -22,6 +22,7 @@ from tests.support.faults import (
     Fault,
     LoseBlob,
     LoseSession,
+    Meanwhile,
     Redirect,
     Reset,
     ShortLength,
@@ -45,6 +46,7 @@ __all__ = [
     "FaultyRegistry",
     "LoseBlob",
     "LoseSession",
+    "Meanwhile",
     "Recorded",
     "Redirect",
     "Reset",
@@ -183,6 +185,8 @@ class _Handler(QuietHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, self.path, headers, scheme=self.registry.scheme)
         action = self.registry._action_for(request)
+        if isinstance(action, Meanwhile):
+            action.do()
         body = RequestBody(self.rfile, self.headers)
         if isinstance(action, BreakBody):
             body.receive(action.after_bytes)

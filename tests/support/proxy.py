@@ -94,6 +94,15 @@ class ForwardProxy(LoopbackServer):
         """Give the targets of all requests, or of those of one method."""
         return [request.target for request in self.requests if method in {None, request.method}]
 
+    def passing(self, method: str, target: str, sent: int | None) -> None:
+        """Be told of a plain request on its way: for classes that do something then, or end it by an OSError.
+
+        Args:
+            method: Its method.
+            target: Its whole address.
+            sent: Bytes of its body that were sent on; None when it was answered, before the client knows.
+        """
+
     def _admits(self, authorization: str | None) -> bool:
         if self._credentials is None:
             return True
@@ -145,6 +154,7 @@ class _Handler(QuietHandler):
         if split.scheme != "http" or not split.hostname:
             self._refuse(HTTPStatus.BAD_REQUEST)
             return
+        self.proxy.passing(self.command, self.path, 0)
         upstream = self._admitted(
             f"{split.netloc.rpartition('@')[2].removesuffix(f':{split.port}')}:{split.port or 80}"
         )
@@ -182,6 +192,7 @@ class _Handler(QuietHandler):
                     reset_on_close(connection.sock)
                     raise ConnectionAbortedError("the client is gone")
                 sent += len(piece)
+                self.proxy.passing(self.command, self.path, sent)
             if body.chunked:
                 connection.send(b"0\r\n\r\n")
 
@@ -192,6 +203,7 @@ class _Handler(QuietHandler):
             self._refuse(HTTPStatus.BAD_GATEWAY)
             return
         self._record(response.status)
+        self.proxy.passing(self.command, self.path, None)
         length = response.headers.get("Content-Length")
         empty = self.command == "HEAD" or response.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
         self.close_connection |= not body.complete or (length is None and not empty)

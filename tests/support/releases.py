@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from urllib.parse import quote
 
+from tests.support.certificates import Certificate
 from tests.support.servers import LoopbackServer, QuietHandler
 
 _PORTAL = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please sign in</body></html>\n"
@@ -23,6 +24,7 @@ class ReleaseServer(LoopbackServer):
         base: str = "k3s-io/k3s/releases/download",
         portal: bool = False,
         hang: bool = False,
+        certificate: Certificate | None = None,
     ) -> None:
         """Prepare the server.
 
@@ -31,6 +33,7 @@ class ReleaseServer(LoopbackServer):
             base: First part of the path, without slashes around it.
             portal: Answer everything with a login page and 200, like the captive portal of a network.
             hang: Accept requests and never answer.
+            certificate: Serve https with this certificate.
         """
         self._base = base
         self._bodies = {
@@ -55,9 +58,9 @@ class ReleaseServer(LoopbackServer):
 
             do_HEAD = do_GET  # noqa: N815
 
-        super().__init__(Handler)
+        super().__init__(Handler, certificate=certificate)
 
     @property
     def url(self) -> str:
         """Address under which the versions are."""
-        return f"http://{self.host}/{self._base}"
+        return f"{self.origin}/{self._base}"

@@ -217,6 +217,12 @@ class LoopbackServer:
         self._listener.disconnect()
         self._listener.server_close()
 
+    def refuse(self) -> None:
+        """Listen no more, as a server that went down: whoever connects is refused, and what is open is dropped."""
+        self._listener.shutdown()
+        self._listener.socket.close()
+        self._listener.disconnect()
+
     def pause(self, seconds: float | None = None) -> None:
         """Make a handler wait, but not longer than the server lives."""
         self._stopping.wait(seconds)
