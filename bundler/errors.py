@@ -325,8 +325,8 @@ class NotVerifiedError(IntegrityError):
 
     reference = "not-verified"
     hint = (
-        "The registry loses content: tell its administrator. Then delete the tag there, since one that stands for our "
-        "digest is not sent again, and run the same `push` again."
+        "Run the same `push` with --verify all, which sends what is missing. If it stays so, the registry loses "
+        "content: tell its administrator."
     )
 
 

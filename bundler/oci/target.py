@@ -43,7 +43,7 @@ class Target:
         if "@" in rest:
             raise BadTargetError(
                 "a target holds no user name or password",
-                hint="Give --username NAME with --password-file FILE, or use `docker login`: all can read the command line.",
+                hint="Give --username NAME with --password-file FILE, or use `docker login`: everybody can read this.",
             )
         host, _, prefix = rest.rstrip("/").partition("/")
         if not is_registry(host) or not _exists(host):

@@ -18,6 +18,7 @@ from bundler.errors import (
     AirgapSyncError,
     DeniedError,
     NotHarborError,
+    NotVerifiedError,
     PartialError,
 )
 from bundler.files import exclusive_lock
@@ -130,6 +131,7 @@ class _Push:
         self._report = report
         self._survey = Survey(client)
         self._harbor: HarborCheck | None = None
+        self._verified: list[PushImage] = []
 
     def run(self, uploads: Path) -> None:
         """Push; what happened is in the report, also if this raises."""
@@ -183,6 +185,8 @@ class _Push:
             if self._find_harbor():
                 check_names(images)
         survey.ask_names(images, options.jobs)
+        if options.verify is Verify.ALL:
+            self._doubt(images)
         denied = [image for image, error in survey.failed.items() if isinstance(error, DeniedError)]
         todo = survey.todo(images)
         if todo or denied:
@@ -198,6 +202,18 @@ class _Push:
                     survey.failed[image] = self._harbor.explained(why, image.repository, 0)
             self._harbor.check_room(plan, survey.existing)
         return plan
+
+    def _doubt(self, images: list[PushImage]) -> None:
+        """Look whether what is there is whole; what is not is pushed as if it were not there."""
+        there = [image for image in images if self._survey.existing.has_image(image)]
+        wrong = Verifier(self._client, None).check(there, self._options.jobs, blobs=True)
+        for image, why in wrong.items():
+            if isinstance(why, NotVerifiedError):
+                self._survey.lost(image)
+                _warn(self._report, f"{why.message}; it is pushed again")
+            else:
+                self._survey.failed[image] = why
+        self._verified += [image for image in there if image not in wrong]
 
     def _find_harbor(self) -> bool:
         """Find out whether the target is Harbor.
@@ -256,16 +272,19 @@ class _Push:
     # --- after --------------------------------------------------------------------------------------------------
 
     def _verify(self, pushed: list[PushedImage]) -> None:
-        chosen = {
-            Verify.NONE: [],
-            Verify.PUSHED: [image for image in pushed if not image.plan.up_to_date],
-            Verify.ALL: pushed,
-        }[self._options.verify]
-        if not chosen:
+        """Look at what was pushed; an image that is not there as it should be has failed."""
+        if self._options.verify is Verify.NONE:
             return
-        verifier = Verifier(self._client, self._harbor.api if self._harbor else None, self._progress)
-        verifier.verify(chosen, self._options.jobs)
-        self._report.facts["verified"] = verifier.counts
+        done = {image.plan.image: image for image in pushed if image.done and not image.plan.up_to_date}
+        verifier = Verifier(self._client, self._harbor.api if self._harbor else None)
+        wrong = verifier.check(list(done), self._options.jobs, blobs=False)
+        for image, why in wrong.items():
+            done[image].error, done[image].done = why, False
+            self._progress.image_done(f"failed: {image.reference}: {why.message}")
+        self._verified += [image for image in done if image not in wrong]
+        if self._verified:
+            manifests = sum(len(image.content.manifests) for image in self._verified)
+            self._report.facts["verified"] = {"images": len(self._verified), "manifests": manifests}
 
 
 def _warn(report: Report, text: str) -> None:

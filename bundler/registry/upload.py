@@ -152,8 +152,11 @@ class Upload:
     def _in_chunks(self, session: str | None, chunk: int) -> None:
         """Send the blob in chunks, from where an earlier try or run has come to."""
         blob, name, smallest = self._blob, self._repository.name, 0
-        saved = None if session else self._memory.recall(name, blob.digest)
+        saved = self._memory.recall(name, blob.digest)
         if saved is not None:
+            if session is not None:
+                # One that was opened in the place of a mount has nothing in it.
+                self._repository.abandon_upload(session)
             location, offset = self._status(saved)
         else:
             location, smallest = (session, 0) if session else self._repository.open_upload()

@@ -61,6 +61,11 @@ class Survey:
         with self._lock:
             self._tags[image.repository, image.tag] = digest
 
+    def lost(self, image: PushImage) -> None:
+        """Note that a name stands for something that is not whole."""
+        with self._lock:
+            self._tags.pop((image.repository, image.tag), None)
+
     def forgive(self, images: Sequence[PushImage]) -> None:
         """Take a refusal for an absence: what the images would lie in does not exist yet."""
         for image in images:

@@ -1,7 +1,7 @@
-"""Looking at a target after a push: does every tag stand for our digest, and is every manifest there?
+"""Looking at a target: does every tag stand for our digest, and is every manifest and blob there?
 
-The blobs of an image are asked for before its tag is written (:mod:`bundler.transfer.push`), so that a tag never points
-at something incomplete. Here they are only asked for where nothing was sent and the user wants to know all the same.
+After a push only tags and manifests are asked for: the blobs of an image were asked for before its tag was written
+(:mod:`bundler.transfer.push`), so that a tag never points at something incomplete.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from functools import partial
 
 from bundler.errors import AirgapSyncError, HiddenByPolicyError, NotVerifiedError
 from bundler.oci.digest import Digest
-from bundler.progress import Progress
 from bundler.registry.client import RegistryClient
 from bundler.registry.harbor import Harbor
 from bundler.registry.repository import Repository
 from bundler.transfer.crew import Crew
 from bundler.transfer.plan import PushImage
-from bundler.transfer.push import PushedImage
 
 #: One list of Harbor has a hundred manifests: cheaper than asking for each, from this many on.
 _WORTH_A_LIST = 4
@@ -30,65 +28,61 @@ class Verifier:
     Args:
         client: The target's endpoint.
         harbor: Its API, if it is Harbor.
-        progress: Told of what is not as it should be.
     """
 
-    def __init__(self, client: RegistryClient, harbor: Harbor | None, progress: Progress) -> None:
+    def __init__(self, client: RegistryClient, harbor: Harbor | None) -> None:
         self._client = client
         self._harbor = harbor
-        self._progress = progress
         self._lock = threading.Lock()
-        self._manifests = 0
-        self._images = 0
+        self._wrong: dict[PushImage, AirgapSyncError] = {}
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many images and manifests were found to be there."""
-        return {"images": self._images, "manifests": self._manifests}
+    def check(self, images: Sequence[PushImage], jobs: int, *, blobs: bool) -> dict[PushImage, AirgapSyncError]:
+        """Return the images that are not at the target as they should be, each with what is wrong.
 
-    def verify(self, images: Sequence[PushedImage], jobs: int) -> None:
-        """Check the images that were done; one that does not hold gets an error."""
-        by_repository: dict[str, list[PushedImage]] = {}
+        Args:
+            images: Those that are to be there.
+            jobs: Requests at once.
+            blobs: Ask for every blob as well.
+        """
+        self._wrong = {}
+        by_repository: dict[str, list[PushImage]] = {}
         for image in images:
-            if image.done and image.error is None:
-                by_repository.setdefault(image.plan.image.repository, []).append(image)
+            by_repository.setdefault(image.repository, []).append(image)
         with Crew(jobs) as crew:
-            for repository, group in by_repository.items():
-                crew.submit(partial(self._repository, repository, group))
+            for name, group in by_repository.items():
+                crew.submit(partial(self._repository, name, group, blobs=blobs))
             crew.wait()
+        return self._wrong
 
-    def _repository(self, name: str, images: list[PushedImage]) -> None:
+    def _repository(self, name: str, images: list[PushImage], *, blobs: bool) -> None:
         repository = Repository(self._client, name, "pull,push")
         listed = self._listed(name, images)
         for image in images:
             try:
                 self._image(repository, image, listed)
+                if blobs:
+                    self._check_blobs(repository, image)
             except AirgapSyncError as error:
-                image.error, image.done = error, False
-                self._progress.image_done(f"failed: {image.plan.image.reference}: {error.message}")
+                with self._lock:
+                    self._wrong[image] = error
 
-    def _image(self, repository: Repository, image: PushedImage, listed: dict[str, set[str]] | None) -> None:
-        wanted = image.plan.image
+    def _image(self, repository: Repository, wanted: PushImage, listed: dict[str, set[str]] | None) -> None:
         if listed is None:
             for manifest in wanted.content.manifests[:-1]:
                 if _head(repository, str(manifest.digest)) is None:
                     raise NotVerifiedError(f"{repository.place} does not have {manifest.digest} of {wanted.reference}")
             self._check_tag(repository, wanted)
-        else:
-            for manifest in wanted.content.manifests:
-                if str(manifest.digest) not in listed:
-                    raise NotVerifiedError(f"{repository.place} does not list {manifest.digest} of {wanted.reference}")
-            if wanted.tag not in listed[str(wanted.content.root.digest)]:
-                raise NotVerifiedError(
-                    f"{repository.place}:{wanted.tag} does not stand for {wanted.content.root.digest}"
-                )
-        if image.plan.up_to_date:
-            for blob in wanted.content.blobs:
-                if not repository.has_blob(blob):
-                    raise NotVerifiedError(f"{repository.place} lacks {blob.digest} of {wanted.reference}")
-        with self._lock:
-            self._images += 1
-            self._manifests += len(wanted.content.manifests)
+            return
+        for manifest in wanted.content.manifests:
+            if str(manifest.digest) not in listed:
+                raise NotVerifiedError(f"{repository.place} does not list {manifest.digest} of {wanted.reference}")
+        if wanted.tag not in listed[str(wanted.content.root.digest)]:
+            raise NotVerifiedError(f"{repository.place}:{wanted.tag} does not stand for {wanted.content.root.digest}")
+
+    def _check_blobs(self, repository: Repository, wanted: PushImage) -> None:
+        for blob in wanted.content.blobs:
+            if not repository.has_blob(blob):
+                raise NotVerifiedError(f"{repository.place} lacks {blob.digest} of {wanted.reference}")
 
     def _check_tag(self, repository: Repository, wanted: PushImage) -> None:
         found = _head(repository, wanted.tag)
@@ -101,9 +95,9 @@ class Verifier:
             return
         raise NotVerifiedError(f"{repository.place}:{wanted.tag} does not stand for {root.digest}")
 
-    def _listed(self, name: str, images: list[PushedImage]) -> dict[str, set[str]] | None:
+    def _listed(self, name: str, images: list[PushImage]) -> dict[str, set[str]] | None:
         """Return tags by digest of a repository as Harbor lists them; None where asking one by one is better."""
-        count = sum(len(image.plan.image.content.manifests) for image in images)
+        count = sum(len(image.content.manifests) for image in images)
         if self._harbor is None or count < _WORTH_A_LIST:
             return None
         try:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.bundles import GatedRegistry, random_bytes
+from tests.support.bundles import GatedRegistry, eventually, random_bytes
 from tests.support.chunked import CHUNK_BYTES, LAYER_BYTES, ChunkedSite, Point, Together, Wire
-from tests.support.command import run
+from tests.support.command import run, start
 from tests.support.content import BlobStore
 from tests.support.fault_row import PASSWORD, USER
 from tests.support.handmade import blob_file, built, complete, flip, outcomes, snapshot, write_bundle
@@ -121,6 +121,29 @@ def test_pushes_killed_at_random_points_end_as_if_undisturbed(tmp_path: Path) ->
 
     assert tally.violations == []
     assert tally.bytes_twice == 0
+
+
+def test_a_killed_upload_is_continued_although_a_mount_opens_another_session(tmp_path: Path) -> None:
+    store, large = BlobStore(tmp_path / "store"), random_bytes("in two repositories", LAYER_BYTES)
+    images = {f"docker.io/some/{name}:1": built(store, large, title=name) for name in ("one", "two")}
+    directory = write_bundle(tmp_path / "bundle", images)
+    with GatedRegistry() as target:
+        target.content.quirks.mounts = False
+        gate = target.gate("PATCH", "", skip=9)
+        options: list[str | Path] = ["--chunk-size", str(CHUNK_BYTES), "--state", tmp_path / "state", "--jobs", "1"]
+        with start("push", directory, target.url, *options) as process:
+            # The fourth chunk of the second repository.
+            gate.wait_for()
+            process.kill()
+            process.wait()
+        gate.open()
+        eventually(lambda: len(target.requests("PATCH")) == 10, "the end of what was under way")
+
+        done = run("push", directory, target.url, *options)
+
+        assert done.code == 0, done.err
+        assert all(complete(target, name[10:-2], "1", image) for name, image in images.items())
+        assert sum(request.body_size for request in target.requests("PATCH")) == 2 * LAYER_BYTES
 
 
 # --- what else happens between two runs, or two chunks -------------------------------------------------------------

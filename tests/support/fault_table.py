@@ -4,9 +4,12 @@
 """
 
 from tests.support.fault_row import Row
+from tests.support.faults_of_answers import CREDENTIALS, ERRORS, PAUSES
+from tests.support.faults_of_bodies import BREAKS, CONTENT, SIZES
 from tests.support.faults_of_bundle import BUNDLE
-from tests.support.faults_of_push import PUSH
+from tests.support.faults_of_sessions import LOCATIONS, MOUNTS, SESSIONS
 
+PUSH: tuple[Row, ...] = (*(*CREDENTIALS, *MOUNTS, *SESSIONS, *LOCATIONS, *SIZES, *PAUSES, *ERRORS, *BREAKS, *CONTENT),)
 TABLE: tuple[Row, ...] = (*PUSH, *BUNDLE)
 
 _HEAD = """# Faults

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.support.command import Result, run
+from tests.support.fault_proofs import HTML, LONG_S, PAGE, hint
 from tests.support.fault_row import LAYER_BYTES, Order, Row, Scene, failing, in_seconds, unauthorized
 from tests.support.faults import (
     Action,
@@ -18,7 +19,6 @@ from tests.support.faults import (
     Status,
     WrongDigestHeader,
 )
-from tests.support.faults_of_push import HTML, LONG_S, PAGE, hint
 
 LAYER = "/v2/rancher/big/blobs/{layer}"
 ROOT = "/v2/rancher/big/manifests/1$"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the programs that the tests, the demo and the benchmarks talk to available: those named as arguments,
-# or all of docker-registry, containerd (with ctr, its shim and runc), skopeo, strace and openssl.
+# or all of docker-registry, containerd (with ctr, its shim and runc), skopeo, strace, openssl and faketime.
 #
 # docker-registry and containerd are unpacked into .tools/ instead of being installed, because their
 # packages would start system services; the tests start their own, on free ports, in temporary places.
@@ -46,7 +46,7 @@ if wanted skopeo; then
     have skopeo || to_install+=(skopeo)
     [ -e /etc/containers/policy.json ] || to_install+=(golang-github-containers-common)
 fi
-for program in strace openssl; do
+for program in strace openssl faketime; do
     if wanted "$program" && ! have "$program"; then
         to_install+=("$program")
     fi
@@ -84,7 +84,7 @@ if [ "${#to_install[@]}" -gt 0 ]; then
     apt-get install -qq -y --no-install-recommends "${to_install[@]}"
 fi
 
-for program in docker-registry containerd skopeo strace openssl; do
+for program in docker-registry containerd skopeo strace openssl faketime; do
     ! wanted "$program" || have "$program" || fail "$program is still missing"
 done
 echo "install-programs: done"

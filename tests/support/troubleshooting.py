@@ -180,8 +180,8 @@ def scenario(section: int, situation: str, remedy: str) -> Callable[[Callable[[S
     0,
     "The registry's certificate comes from a CA that this machine does not know",
     "Ask for the CA's certificate in PEM form (the message names its issuer) and give it with `--ca-file`, or put it "
-    "where docker looks as well. Is the issuer a firewall or proxy of yours, and not the registry's? Then that opens TLS "
-    "on the way, and its CA is the one to trust.",
+    "where docker looks as well. Is the issuer a firewall or proxy of yours, and not the registry's? Then that opens "
+    "TLS on the way, and its CA is the one to trust.",
 )
 def unknown_ca(stage: Stage) -> None:
     stage.push(stage.secure().url)
