@@ -210,6 +210,13 @@ class BadProjectError(DefinitionError):
     hint = "A Harbor project is lower case letters and digits, with single . _ or - between them."
 
 
+class BadRobotError(DefinitionError):
+    """A robot account cannot be made under this name."""
+
+    reference = "bad-robot"
+    hint = "A robot's name is lower case letters and digits, with single . _ or - between them."
+
+
 # --- 4: something that was named is not there --------------------------------------------------------------
 
 
@@ -479,7 +486,10 @@ class TlsWantedError(TlsError):
     """Plain HTTP was spoken to a port that speaks TLS."""
 
     reference = "tls-wanted"
-    hint = "Write https:// or leave the scheme out."
+    hint = (
+        "Write https:// or leave the scheme out. `bundle` asks this machine itself by plain HTTP, as K3s does: name "
+        "https://HOST:PORT as endpoint of a mirror in --registries."
+    )
 
 
 class ClientCertificateError(TlsError):

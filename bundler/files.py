@@ -120,7 +120,10 @@ def new_private_file(path: Path) -> Iterator[BinaryIO]:
         DiskFullError: No space is left.
     """
     with disk_errors(str(path)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+        except FileExistsError as error:
+            raise BadOutputError(f"{path} exists already", hint="Name a file that is not there yet.") from error
     with open(descriptor, "wb", buffering=0) as stream:
         try:
             yield stream

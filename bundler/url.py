@@ -25,7 +25,9 @@ def check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise UnexpectedAnswerError(f"{url.partition('?')[0][:120]!r} is not a usable URL")
+        scheme, separator, rest = url.partition("?")[0].partition("://")
+        shown = f"{scheme}{separator}{rest.rpartition('@')[2]}"
+        raise UnexpectedAnswerError(f"{shown[:120]!r} is not a usable URL")
 
 
 def resolve(base: str, location: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bundler.cli.options import NamedPath
+from bundler.cli.options import NamedPath, home
 
 if TYPE_CHECKING:
     from bundler.k3s.registries import RegistriesFile
@@ -27,6 +27,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 #: The variables for the one target of a command.
 TARGET_VARIABLES = ("AIRGAP_SYNC_USERNAME", "AIRGAP_SYNC_PASSWORD")
 _CONNECT_S = 10.0
+#: How long somebody at a terminal waits for a registry that asks for a pause, in seconds.
+PATIENCE_S = 30.0
 
 _AUTHFILE = click.option(
     "--authfile", type=NamedPath(dir_okay=False), metavar="FILE",
@@ -137,17 +139,22 @@ class TargetAccess:
             click.UsageError: The options contradict each other.
             AirgapSyncError: A file of credentials or certificates cannot be used.
         """
+        from bundler import logs  # noqa: PLC0415
+        from bundler.k3s.endpoint import DOCKER_HUB_HOST  # noqa: PLC0415
+        from bundler.oci.reference import DOCKER_HUB  # noqa: PLC0415
         from bundler.registry.client import RegistryClient  # noqa: PLC0415 - keeps --help fast
         from bundler.registry.endpoint import Endpoint  # noqa: PLC0415
         from bundler.sources.registries import read_registries  # noqa: PLC0415
 
         registries = read_registries(self.registries_file)
+        logs.show(registries.warnings, ())
         credential = self.credential(target.host, target.prefix, registries)
         made = Endpoint(
-            f"{target.url}/v2",
+            # Docker Hub's API lies at another host than its name.
+            f"https://{DOCKER_HUB_HOST}/v2" if target.host == DOCKER_HUB else f"{target.url}/v2",
             tls=self._tls(target.host, registries),
             credential=credential,
-            credentials_hint=self._hint(target.host, credential),
+            credentials_hint=self._hint(target, credential),
         )
         return RegistryClient(made, http_of(self.timeout_s, self.environ, self.ca_files), hosts)
 
@@ -198,12 +205,15 @@ class TargetAccess:
             else:
                 data = sys.stdin.buffer.read() if sys.stdin else b""
             # Editors of Windows put a mark before the text.
-            return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+            password = data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except OSError as error:
             raise click.UsageError(f"{where} cannot be read: {error.strerror}") from error
         except UnicodeError:
             # Not chained: it would quote the password.
             raise click.UsageError(f"{where} holds a password that is not UTF-8") from None
+        if "\n" in password or "\r" in password:
+            raise click.UsageError(f"{where} holds more than one line; a password is one")
+        return password
 
     def _tls(self, host: str, registries: RegistriesFile) -> Tls:
         from bundler.net import Tls  # noqa: PLC0415 - keeps --help fast
@@ -215,14 +225,15 @@ class TargetAccess:
         ours = Tls(self.ca_files, self.client_cert, self.client_key, self.insecure_skip_tls_verify)
         return merged(ours, tls_of(registries.settings_of(host)[1]), tls_for(host))
 
-    def _hint(self, host: str, credential: Credential | None) -> str:
+    def _hint(self, target: Target, credential: Credential | None) -> str:
+        where = target.url if target.plain_http else target.host
         if credential is None:
             return (
                 f"Give --username NAME with --password-file FILE, or set {' and '.join(TARGET_VARIABLES)}, or run "
-                f"`docker login {host}`."
+                f"`docker login {target.host}`."
             )
         return (
-            f"The credentials came from {credential.source}. `airgap-sync login {host}` tries others without touching "
+            f"The credentials came from {credential.source}. `airgap-sync login {where}` tries others without touching "
             "anything."
         )
 
@@ -274,7 +285,10 @@ def files(authfile: str | None, environ: Mapping[str, str]) -> CredentialChain:
     from bundler.registry.credentials import CredentialChain  # noqa: PLC0415
 
     places = [AuthFile(Path(authfile), required=True)] if authfile else []
-    places.append(AuthFile(Path(environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json"))
+    if config := environ.get("DOCKER_CONFIG"):
+        places.append(AuthFile(Path(config) / "config.json"))
+    elif below := home():
+        places.append(AuthFile(below / ".docker" / "config.json"))
     if named := environ.get("REGISTRY_AUTH_FILE"):
         places.append(AuthFile(Path(named)))
     elif runtime := environ.get("XDG_RUNTIME_DIR"):

@@ -59,7 +59,7 @@ def robot(
     parsed = Target.parse(target)
     if parsed.prefix:
         raise BadTargetError(f"{target} is more than a host", hint=f"Write --target {parsed.host} --project NAME.")
-    client = access.TargetAccess(**given).client(parsed, Hosts())
+    client = access.TargetAccess(**given).client(parsed, Hosts(max_wait_s=access.PATIENCE_S))
     wanted = RobotRequest(
         project, name or ("airgap-sync-pull" if pull_only else "airgap-sync-push"), pull_only, days or -1
     )

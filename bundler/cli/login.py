@@ -40,23 +40,23 @@ def command(host: str, store: str | None, output: str, **given: Any) -> None:
     target = Target.parse(host)
     if target.prefix:
         raise BadTargetError(f"{host} is more than a host", hint=f"Write {target.host}: a login is for a whole host.")
-    credential, asked = check_login(access.TargetAccess(**given).client(target, Hosts()))
-    who = credential.username or "the identity token"
-    if not asked:
+    credential, asked = check_login(access.TargetAccess(**given).client(target, Hosts(max_wait_s=access.PATIENCE_S)))
+    text = f"{target.host} needs no login\n"
+    if credential and asked:
+        text = f"{target.host} accepts {credential.username or 'the identity token'} (from {credential.source})\n"
+    elif credential:
         logs.show([f"{target.host} asks nobody for credentials, so it was not found out whether they are right"], ())
-    if store:
+    if store and credential:
         store_credential(Path(store), target.host, credential)
-    text = f"{target.host} accepts {who} (from {credential.source})\n" if asked else f"{target.host} needs no login\n"
-    if store:
         text += f"kept in {store}; use it with --authfile {store}\n"
     emit(
         output,
         text,
         {
             "host": target.host,
-            "username": credential.username,
-            "source": credential.source,
+            "username": credential.username if credential else None,
+            "source": credential.source if credential else None,
             "checked": asked,
-            "stored": store,
+            "stored": store if credential else None,
         },
     )

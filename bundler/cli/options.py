@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -84,3 +85,11 @@ def selectors(command: Command) -> Command:
     for option in reversed(_SELECTORS):
         command = option(command)
     return command
+
+
+def home() -> Path | None:
+    """Return the user's home directory; None where there is none, as in a container with a user of its own."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None

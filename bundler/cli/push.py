@@ -9,6 +9,9 @@ import click
 
 from bundler.cli import access, options
 
+#: Less makes a request of every few packets.
+SMALLEST_CHUNK_BYTES = 64 * 1024
+
 if TYPE_CHECKING:
     from bundler.report import Report
 
@@ -94,6 +97,10 @@ def command(
     from bundler.report import Report  # noqa: PLC0415
     from bundler.transfer.harbor import CreateProjects  # noqa: PLC0415
 
+    if quota_bytes is not None and (create == "no" or not quota_bytes):
+        raise click.UsageError("--project-quota is more than 0, and goes with --create-projects private or public")
+    if chunk_bytes and chunk_bytes < SMALLEST_CHUNK_BYTES:
+        raise click.UsageError(f"--chunk-size is 0, or at least {SMALLEST_CHUNK_BYTES} bytes (64KiB)")
     if no_verify and verify == "all":
         raise click.UsageError("--no-verify and --verify all exclude each other")
     progress = progress_of(progress_kind)

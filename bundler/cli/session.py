@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from bundler import logs
+from bundler.cli.options import home
 from bundler.cli.signals import TerminatedError
 from bundler.errors import AirgapSyncError, BadOutputError
 from bundler.files import disk_errors, write_atomic
@@ -73,6 +74,10 @@ def _deliver(report: Report, report_file: str | None, output: str, to_text: Call
                 logging.getLogger(__name__).warning(error.message)
 
 
+def _some(references: list[str]) -> str:
+    return references[0] if len(references) == 1 else f"{len(references)} images"
+
+
 def progress_of(kind: str) -> Progress:
     """Return the progress that the user chose, on standard error."""
     return make(kind, sys.stderr)
@@ -95,10 +100,14 @@ def emit(output: str, text: str, document: dict[str, Any]) -> None:
 
 def why_failed(report: Report) -> list[str]:
     """Return a line for each failed image, and each thing that can be done about them once."""
-    errors = {image.reference: image.error for image in report.failed if image.error}
-    hints = dict.fromkeys(error.hint for error in errors.values() if error.hint)
+    errors = [image.error for image in report.failed if image.error]
+    blamed: dict[str, list[str]] = {}
+    for image in report.failed:
+        if image.error:
+            blamed.setdefault(image.error.message, []).append(str(image.reference))
+    hints = dict.fromkeys(error.hint for error in errors if error.hint)
     return [
-        *(f"failed because: {reference}: {error.message}" for reference, error in errors.items()),
+        *(f"failed because: {_some(references)}: {message}" for message, references in blamed.items()),
         *(f"hint: {hint}" for hint in hints),
     ]
 
@@ -111,8 +120,15 @@ def state_directory(chosen: str | None) -> Path:
     Raises:
         BadOutputError: It cannot be made.
     """
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    path = Path(chosen) if chosen else Path(home).expanduser() / "airgap-sync"
+    below = home()
+    if chosen:
+        path = Path(chosen)
+    elif base := os.environ.get("XDG_STATE_HOME"):
+        path = Path(base) / "airgap-sync"
+    elif below:
+        path = below / ".local" / "state" / "airgap-sync"
+    else:
+        raise BadOutputError("this user has no home directory to keep state in", hint="Give --state DIR, or set HOME.")
     with disk_errors(f"the state directory {path} (choose another with --state DIR)"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path

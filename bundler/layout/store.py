@@ -310,7 +310,10 @@ class Layout:
                 data = file.read(limit + 1)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not any((self.directory / part).exists() for part in _PARTS if part != name):
-                raise LayoutMissingError(f"{self.directory} is not an OCI image layout: it holds no {name}") from error
+                what = (
+                    f"is not an OCI image layout: it holds no {name}" if self.directory.exists() else "does not exist"
+                )
+                raise LayoutMissingError(f"{self.directory} {what}") from error
             raise BadLayoutError(
                 f"{self.directory} holds no {name}: the layout is damaged, or was never finished",
                 hint="Run the same `bundle` command again where the bundle was made.",

@@ -20,7 +20,7 @@ from bundler.errors import BadProxyError
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """Proxies by scheme, and the hosts that are asked directly. ``repr()`` shows no proxy: it may hold a password.
+    """Proxies by scheme of the URL, and the hosts asked directly. ``repr()`` shows no proxy: it may hold a password.
 
     Attributes:
         http: Proxy URL for http, or "".
@@ -97,7 +97,7 @@ def _checked(text: str, name: str) -> str:
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
         # Behind the host there is nothing, unless a password ends it early.
         usable = usable and " " not in url and not (parts.path.strip("/") or parts.query or parts.fragment)
     except ValueError:

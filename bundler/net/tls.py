@@ -94,7 +94,12 @@ def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str | None) ->
     try:
         context.load_cert_chain(cert_file, key_file, no_password)
     except ssl.SSLError as error:
-        raise BadTlsFileError(f"{cert_file} and {key_file or 'it'} are not a certificate and its key") from error
+        what = (
+            f"and {key_file} are not a certificate and its key"
+            if key_file
+            else "does not hold a certificate and its key"
+        )
+        raise BadTlsFileError(f"{cert_file} {what}") from error
     except OSError as error:
         raise BadTlsFileError(f"{cert_file} or {key_file} cannot be read: {error.strerror}") from error
 

@@ -193,6 +193,8 @@ class _Push:
             self._client.check_api()
             if self._harbor or self._find_harbor():
                 todo = self._ask_harbor(images, todo, denied)
+        if todo and not self._harbor and options.create is not CreateProjects.NO:
+            _note(self._report, "the target is no Harbor, so --create-projects does nothing")
         coming = self._harbor.to_create if self._harbor else []
         survey.ask_blobs([image for image in todo if project_of(image.repository) not in coming], options.jobs)
         plan = make_plan([image for image in images if image not in survey.failed], survey.existing)
@@ -206,7 +208,10 @@ class _Push:
     def _doubt(self, images: list[PushImage]) -> None:
         """Look whether what is there is whole; what is not is pushed as if it were not there."""
         there = [image for image in images if self._survey.existing.has_image(image)]
-        wrong = Verifier(self._client, None).check(there, self._options.jobs, blobs=True)
+        lists = self._client.authorizer.is_harbor and self._options.kind is not TargetKind.REGISTRY
+        wrong = Verifier(self._client, Harbor(self._client) if lists else None).check(
+            there, self._options.jobs, blobs=True
+        )
         for image, why in wrong.items():
             if isinstance(why, NotVerifiedError):
                 self._survey.lost(image)

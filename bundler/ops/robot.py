@@ -9,14 +9,17 @@ from http import HTTPStatus
 from bundler.errors import (
     AirgapSyncError,
     AuthError,
+    BadProjectError,
+    BadRobotError,
     DeniedError,
     NoCredentialsError,
     NotHarborError,
     ProjectMissingError,
+    ReadOnlyError,
     UnexpectedAnswerError,
 )
 from bundler.registry.client import RegistryClient
-from bundler.registry.harbor import Harbor, Robot
+from bundler.registry.harbor import Harbor, Robot, is_project_name
 
 PULL = (("repository", "pull"),)
 PUSH = (("repository", "pull"), ("repository", "push"))
@@ -73,21 +76,29 @@ def make_robot(client: RegistryClient, request: RobotRequest, keep: Callable[[st
         NotHarborError: It is not Harbor.
         ProjectMissingError: The project does not exist.
         AuthError: The account may not.
-        UnexpectedAnswerError: There is a robot of this name.
+        BadProjectError: Harbor allows no project of this name.
+        BadRobotError: Harbor allows no robot of this name, or has one.
     """
     if client.endpoint.credential is None:
         raise NoCredentialsError(
             f"there are no credentials for {client.host.name}", hint=client.endpoint.credentials_hint
         )
-    client.check_api()
+    for name, error in ((request.project, BadProjectError), (request.name, BadRobotError)):
+        if not is_project_name(name):
+            raise error(f"{name!r} is no name that Harbor allows")
     harbor = Harbor(client)
+    # First, and without the password: it has no business at anything else.
     if not harbor.is_there():
         raise NotHarborError(f"{client.host.name} does not answer as Harbor does at /api/version")
+    client.check_api()
     client.authorizer.check_credential()
+    if harbor.system().read_only:
+        raise ReadOnlyError("Harbor is in read-only mode")
     if harbor.project(request.project) is None:
         raise ProjectMissingError(
             f"project {request.project!r} does not exist at Harbor, or may not be seen by this account",
-            hint="Check the name, or create it: `airgap-sync push --create-projects private`.",
+            hint="Check the name, or create it in Harbor; `push --create-projects private` makes it as well, with an "
+            "account that may.",
         )
     made, rights = _make(harbor, request)
     keep(made.secret)
@@ -120,7 +131,7 @@ def _make(harbor: Harbor, request: RobotRequest) -> tuple[Robot, list[tuple[str,
 
 def _explained(error: UnexpectedAnswerError, request: RobotRequest) -> AirgapSyncError:
     if error.context.get("status") == HTTPStatus.CONFLICT:
-        return UnexpectedAnswerError(
+        return BadRobotError(
             f"project {request.project!r} has a robot {request.name!r} already",
             hint="Choose another --name, or delete the old one in Harbor: its secret cannot be read again.",
             context=error.context,

@@ -32,11 +32,12 @@ from bundler.errors import (
     UnexpectedAnswerError,
 )
 from bundler.net import Http, Response
-from bundler.registry.answer import retry_after_s
+from bundler.registry.answer import read_error, retry_after_s
 from bundler.registry.challenge import Challenge, parse_challenges
 from bundler.registry.endpoint import Endpoint
+from bundler.registry.host import Hosts
 from bundler.registry.token import Scope, Token
-from bundler.url import redact, resolve
+from bundler.url import origin, redact, resolve
 
 #: What Harbor calls itself in its challenges.
 HARBOR_SERVICE = "harbor-registry"
@@ -50,12 +51,15 @@ _WRONG_REALM = (
 class Authorizer:
     """Knows how one endpoint wants to be asked, and keeps its tokens; safe to share between threads."""
 
-    def __init__(self, endpoint: Endpoint, http: Http) -> None:
+    def __init__(self, endpoint: Endpoint, http: Http, hosts: Hosts) -> None:
         self._endpoint = endpoint
         self._http = http
+        self._hosts = hosts
         self._challenge: Challenge | None = None
         self._tokens: dict[tuple[object, ...], Token] = {}
         self._lock = threading.Lock()
+        #: One request for one token at a time; those for different ones do not wait for each other.
+        self._turns: dict[tuple[object, ...], threading.Lock] = {}
         self._wrong: UnauthorizedError | None = None
 
     @property
@@ -87,13 +91,17 @@ class Authorizer:
         challenge = self._challenge
         if challenge is None:
             return None
+        # A wrong password is not tried again and again: that locks accounts.
+        if self._wrong is not None:
+            raise self._wrong
         if challenge.scheme == "basic":
             return self._basic()
         return f"Bearer {self._token(challenge, scopes, fresh=fresh).value}"
 
     def basic_header(self) -> str | None:
         """Return the Authorization header for an API that takes user name and password; None without a credential."""
-        return self._basic() if self._endpoint.credential else None
+        credential = self._endpoint.credential
+        return self._basic() if credential and credential.username else None
 
     def challenged(self, response: Response, scopes: tuple[Scope, ...], used: str | None) -> bool:
         """Learn from a 401; tell whether the request is worth sending once more.
@@ -110,7 +118,7 @@ class Authorizer:
         offered = {challenge.scheme: challenge for challenge in reversed(parse_challenges(text))}
         known = self._challenge
         if used and known and known.scheme == "basic":
-            raise self._refused()
+            raise self._refused_for_good()
         if known is not None and known.scheme == "bearer" and used:
             # Another scheme, or none, offered to a bearer request means that its token was too weak or too old, not a
             # change of mind: Harbor then offers Basic, and nothing at all for a project that does not exist.
@@ -142,14 +150,9 @@ class Authorizer:
         challenge = self._challenge
         if challenge is None or challenge.scheme != "bearer" or self._endpoint.credential is None:
             return
-        # A wrong password is not tried again and again: that locks accounts.
         if self._wrong is not None:
             raise self._wrong
-        try:
-            self._token(challenge, (), fresh=True)
-        except UnauthorizedError as error:
-            self._wrong = error
-            raise
+        self._token(challenge, (), fresh=True)
 
     def allows(self, scope: Scope) -> bool | None:
         """Tell whether we have a right, before it is needed; None if that cannot be told beforehand.
@@ -197,6 +200,13 @@ class Authorizer:
         text = f"{where} refuses {_who(credential.username)}{source}: {why}{extra}"
         return UnauthorizedError(text, hint=self._endpoint.credentials_hint, context=dict(context or {}))
 
+    def _refused_for_good(self, detail: str = "", context: Mapping[str, Any] | None = None) -> AuthError:
+        """Return the error for a credential that is wrong, whatever is asked for with it."""
+        error = self._refused(detail, context)
+        if isinstance(error, UnauthorizedError):
+            self._wrong = error
+        return error
+
     def _basic(self) -> str:
         credential = self._endpoint.credential
         if credential is None:
@@ -212,10 +222,15 @@ class Authorizer:
         return tuple(sorted({scope.repository.partition("/")[0] for scope in scopes}))
 
     def _token(self, challenge: Challenge, scopes: tuple[Scope, ...], *, fresh: bool = False) -> Token:
+        key = self._key(scopes)
         with self._lock:
-            token = self._tokens.get(self._key(scopes))
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:
+            token = self._tokens.get(key)
             if token is None or not (token.is_fresh if fresh else token.is_good):
-                token = self._tokens[self._key(scopes)] = self._fetch(challenge, scopes)
+                token = self._fetch(challenge, scopes)
+                with self._lock:
+                    self._tokens[key] = token
         return token
 
     def _fetch(self, challenge: Challenge, scopes: tuple[Scope, ...]) -> Token:
@@ -241,31 +256,43 @@ class Authorizer:
             headers = {"Authorization": self._basic()} if credential else {}
             separator = "&" if "?" in realm else "?"
             method, url, body = "GET", f"{realm}{separator}{urlencode(fields)}" if fields else realm, None
+        host = self._hosts.at(origin(realm))
+        host.ready()
         try:
             response = self._http.request(method, url, headers=headers, body=body, tls=tls)
         except NotTlsError as error:
             error.hint = _WRONG_REALM.format(redact(realm))
             raise
+        host.reached()
+        if response.status == HTTPStatus.UNAUTHORIZED and scopes and credential:
+            # Some realms say so of a right as well; of a request for none they can only mean the password.
+            response.close()
+            self.check_credential()
+            raise DeniedError(f"the token realm {redact(realm)} answered 401 to {', '.join(map(str, scopes))}")
         return Token.from_answer(self._answer(response, realm), realm)
 
     def _answer(self, response: Response, realm: str) -> bytes:
         status = response.status
         if status == HTTPStatus.OK:
             return response.read_all(_MAX_TOKEN_BYTES)
-        response.close()
-        where = f"the token realm {redact(realm)}"
+        found = read_error(response.excerpt())
+        request = response.headers.get("X-Request-Id", "")[:80]
+        context: dict[str, Any] = {"status": status, "code": found.code, "request_id": request}
+        context = {key: value for key, value in context.items() if value}
+        text = f"the token realm {redact(realm)} answered {status}" + (f": {found.words}" if found.words else "")
+        text += f" (X-Request-ID {request})" if request else ""
         if status == HTTPStatus.UNAUTHORIZED:
-            raise self._refused(f"{where} answered 401")
+            raise self._refused_for_good(text, context)
         if status == HTTPStatus.FORBIDDEN:
-            raise DeniedError(f"{where} answered 403")
-        pause = {"retry_after_s": retry_after_s(response.headers)}
+            raise DeniedError(text, context=context)
+        pause = {**context, "retry_after_s": retry_after_s(response.headers)}
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise TooManyRequestsError(f"{where} answered 429", context=pause)
+            raise TooManyRequestsError(text, context=pause)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise ServerError(f"{where} answered {status}", context=pause)
+            raise ServerError(text, context=pause)
         if self._endpoint.credential and self._endpoint.credential.identity_token:
-            raise self._refused(f"{where} answered {status}")
-        raise UnexpectedAnswerError(f"{where} answered {status}")
+            raise self._refused_for_good(text, context)
+        raise UnexpectedAnswerError(text, context=context)
 
 
 def _who(username: str) -> str:

@@ -40,7 +40,7 @@ class AuthFile:
         self._required = required
         self._lock = threading.Lock()
         self._document: dict[str, Any] | None = None
-        self._found: dict[tuple[str, str], Credential | None] = {}
+        self._found: dict[tuple[str, str], Credential | NoCredentialsError | None] = {}
 
     def lookup(self, host: str, repository: str = "") -> Credential | None:
         """Return the credential for a registry host (``docker.io`` for Docker Hub), if there is one.
@@ -53,22 +53,36 @@ class AuthFile:
             NoCredentialsError: The file or a credential helper that it names is broken.
         """
         with self._lock:
-            if (host, repository) not in self._found:
-                self._found[host, repository] = self._lookup(host, repository)
-            return self._found[host, repository]
+            document = self._opened(host)
+            # A helper knows hosts, no repositories. It is asked once, also if it fails: it may wait for a person.
+            key = host, "" if _helper_for(document, host) else repository
+            if key not in self._found:
+                try:
+                    self._found[key] = self._lookup(document, *key)
+                except NoCredentialsError as error:
+                    self._found[key] = error
+            found = self._found[key]
+        if isinstance(found, NoCredentialsError):
+            raise found
+        return found
 
-    def _lookup(self, host: str, repository: str) -> Credential | None:
+    def _opened(self, host: str) -> dict[str, Any]:
         try:
             if self._document is None:
                 self._document = self._open()
+            # What is said of one host may be malformed where that of another is not.
+            _helper_for(self._document, host)
         except OSError as error:
             raise self._broken(host, error.strerror or type(error).__name__) from error
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise self._broken(host, "it is not JSON in the form of docker's config.json") from error
+        return self._document
+
+    def _lookup(self, document: dict[str, Any], host: str, repository: str) -> Credential | None:
         helper = None
         try:
-            helper = _helper_for(self._document, host)
-            entries = _entries_for(_entries_of(self._document), host, repository)
+            helper = _helper_for(document, host)
+            entries = _entries_for(_entries_of(document), host, repository)
             found = self._resolve(host, helper, entries) if helper or entries else None
             return _credential(found, str(self._path)) if found else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -137,7 +151,10 @@ def _helper_for(document: dict[str, Any], host: str) -> str | None:
 def _entries_of(document: dict[str, Any]) -> dict[str, Any]:
     """Return the entries by their keys; docker's first files held nothing else."""
     if "auths" in document:
-        return document["auths"] or {}
+        entries = document["auths"] if document["auths"] is not None else {}
+        if not isinstance(entries, dict):
+            raise TypeError
+        return entries
     return {key: entry for key, entry in document.items() if isinstance(entry, dict) and "auth" in entry}
 
 
@@ -191,13 +208,12 @@ def store(path: Path, host: str, credential: Credential) -> None:
     Raises:
         BadOutputError: The file is there and is none, or cannot be written, or leaves this host to a helper.
     """
-    document: dict[str, Any] = {}
-    helper = None
+    path, document, helper = path.resolve(), {}, None
     try:
         if path.exists():
             document = _read(path)
             helper = _helper_for(document, host)
-        document.setdefault("auths", _entries_of(document)).update({host: _entry(credential)})
+        document["auths"] = {**_entries_of(document), host: _entry(credential)}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadOutputError(
             f"{path} is there and is no authfile; it was not touched", hint="Name another file."

@@ -7,10 +7,10 @@ Source: distribution-spec, "API" and "Error Codes".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import IO, TypeVar, cast
+from typing import IO, cast
 from urllib.parse import urlencode, urlsplit
 
 from bundler.errors import (
@@ -38,8 +38,6 @@ from bundler.registry.retry import retrying
 from bundler.registry.token import Scope
 from bundler.url import origin, redact, same_origin
 
-Result = TypeVar("Result")
-
 #: A body from this size on is worth a token of its own: it must not be refused after it was sent.
 LARGE_BODY_BYTES = 16 * 1024 * 1024
 
@@ -56,9 +54,9 @@ class RegistryClient:
     def __init__(self, endpoint: Endpoint, http: Http, hosts: Hosts | None = None) -> None:
         self.endpoint = endpoint
         self._http = http
-        self.authorizer = Authorizer(endpoint, http)
-        #: What all clients of this host share.
         self._hosts = hosts or Hosts()
+        self.authorizer = Authorizer(endpoint, http, self._hosts)
+        #: What all clients of this host share.
         self.host: Host = self._hosts.at(origin(endpoint.api_url))
 
     def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
@@ -89,7 +87,7 @@ class RegistryClient:
                     hint="Check the host and port of the target, and that no proxy or login page stands before it.",
                 )
 
-        self.retrying(operation)
+        retrying(operation)
 
     def send(
         self,
@@ -118,8 +116,9 @@ class RegistryClient:
             RegistryUnavailableError: Not reachable, or another answer than those accepted.
         """
         large = isinstance(body, UploadBody) and len(body) >= LARGE_BODY_BYTES
+        path = urlsplit(url).path
         # The path of an upload is another one each time.
-        what = f"{method} {scopes[0].repository}" if scopes else f"{method} {urlsplit(url).path}"
+        what = f"{method} {scopes[0].repository}" if scopes and "/uploads/" in path else f"{method} {path}"
         if not same_origin(url, self.endpoint.api_url):
             self._hosts.at(origin(url)).ready()
         with self._minding(what):
@@ -144,7 +143,9 @@ class RegistryClient:
         except AirgapSyncError:
             return
 
-    def call_api(self, method: str, path: str, *, accept: tuple[int, ...], body: bytes | None = None) -> Response:
+    def call_api(
+        self, method: str, path: str, *, accept: tuple[int, ...], body: bytes | None = None, anonymous: bool = False
+    ) -> Response:
         """Send one request to another API of this host, with the user's own name and password.
 
         Args:
@@ -152,6 +153,7 @@ class RegistryClient:
             path: With its leading slash, and its query.
             accept: The statuses that the caller understands.
             body: A JSON document.
+            anonymous: Do not say who we are.
 
         Raises:
             AuthError: Refused.
@@ -159,7 +161,7 @@ class RegistryClient:
         """
         scheme, host = urlsplit(self.endpoint.api_url)[:2]
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        if authorization := self.authorizer.basic_header():
+        if not anonymous and (authorization := self.authorizer.basic_header()):
             headers["Authorization"] = authorization
 
         what = f"{method} {path}"
@@ -186,15 +188,7 @@ class RegistryClient:
             with self._minding(f"token for {scope}"):
                 return self.authorizer.allows(scope)
 
-        return self.retrying(operation)
-
-    def retrying(self, operation: Callable[[], Result], moved: Callable[[], int] | None = None) -> Result:
-        """Run an operation that may be repeated as a whole, again after failures that may pass.
-
-        Raises:
-            AirgapSyncError: The last failure.
-        """
-        return retrying(operation, moved)
+        return retrying(operation)
 
     @contextmanager
     def _minding(self, what: str) -> Iterator[None]:
@@ -202,31 +196,36 @@ class RegistryClient:
         with self.host.slot():
             # Not before: while this one waited for its turn, the host may have asked another for a pause.
             self.host.ready()
-            try:
+            with self._learning(what):
                 yield
-            except ConnectionFailedError as error:
-                # A host that a redirect or a Location led to says nothing of this one.
-                if there := error.context.get("url"):
-                    self._hosts.at(origin(there)).unreachable(error)
-                    if not same_origin(there, self.endpoint.api_url):
-                        error.hint = _ELSEWHERE.format(self.host.name)
-                raise
-            except RegistryUnavailableError as error:
-                if error.retryable:
-                    self.host.troubled()
-                # A token realm may ask for a pause as well.
-                self.host.judge(error, what)
-                raise
+
+    @contextmanager
+    def _learning(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionFailedError as error:
+            # A host that a redirect or a Location led to says nothing of this one.
+            if there := error.context.get("url"):
+                self._hosts.at(origin(there)).unreachable(error)
+                if not same_origin(there, self.endpoint.api_url):
+                    error.hint = _ELSEWHERE.format(self.host.name)
+            raise
+        except RegistryUnavailableError as error:
+            if error.retryable:
+                self.host.troubled()
+            # A token realm may ask for a pause as well.
+            self.host.judge(error, what)
+            raise
 
     def _judged(self, method: str, response: Response, accept: tuple[int, ...], what: str) -> Response:
         """Return an answer whose status the caller understands; raise what any other means."""
+        if not same_origin(response.url, self.endpoint.api_url):
+            self._hosts.at(origin(response.url)).reached()
         self.host.answered(response.status, response.headers, what)
         if response.status in accept:
             return response
-        failure = self._error(method, response)
-        if isinstance(failure, RegistryUnavailableError):
-            self.host.judge(failure, what)
-        raise failure
+        with self._learning(what):
+            raise self._error(method, response)
 
     def _once(
         self,
@@ -271,7 +270,12 @@ class RegistryClient:
         if known := _EXPLAINED.get(status):
             return known(message, context=context)
         _, host, port = origin(response.url)
-        if status == HTTPStatus.BAD_REQUEST and response.url.startswith("http:") and speaks_tls(host, port):
+        if (
+            status == HTTPStatus.BAD_REQUEST
+            and response.url.startswith("http:")
+            and not response.through
+            and speaks_tls(host, port)
+        ):
             return TlsWantedError(f"{host}:{port} speaks TLS, and was asked by plain HTTP", context=context)
         hint = _HINTS.get(status)
         return UnexpectedAnswerError(message, hint=hint, context=context)

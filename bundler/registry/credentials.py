@@ -97,7 +97,8 @@ def from_pair(names: tuple[str, str], environ: Mapping[str, str]) -> Credential 
     Raises:
         NoCredentialsError: One is set and the other is not.
     """
-    username, password = (environ.get(name, "") for name in names)
+    # Whatever fills variables from files tends to leave the end of the line in them.
+    username, password = (environ.get(name, "").removesuffix("\n").removesuffix("\r") for name in names)
     if not username and not password:
         return None
     if not username or not password:

@@ -14,7 +14,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -92,10 +92,7 @@ class Robot:
     """A robot account that was made; its secret is told this once, and never shown by ``repr``."""
 
     name: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"Robot({self.name!r})"
+    secret: str = field(repr=False)
 
 
 class Harbor:
@@ -112,7 +109,7 @@ class Harbor:
 
     def is_there(self) -> bool:
         """Tell whether it is Harbor that answers."""
-        response = self._client.call_api("GET", "/api/version", accept=_ANY)
+        response = self._client.call_api("GET", "/api/version", accept=_ANY, anonymous=True)
         found = _json(response) if response.status == HTTPStatus.OK else None
         if response.status != HTTPStatus.OK:
             response.close()

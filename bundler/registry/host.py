@@ -31,8 +31,9 @@ SHORT_PAUSE_S = 2.0
 FIRST_PAUSE_S = 0.5
 #: A host that says nothing of how long it wants to be left alone gets at most the pause after so many failures.
 _LONGEST_BACKOFF = 4
-#: So many pauses for one thing, one after the other, are enough.
+#: So many pauses for one thing, one after the other and over so long, are enough.
 MOST_PAUSES = 10
+PAUSES_WITHIN_S = 120.0
 #: So many different things in a row that are to wait too long: all others would be answered the same.
 MOST_REFUSALS = 3
 #: What one burst of failures does is one reason to slow down, not many.
@@ -83,8 +84,8 @@ class Host:
         #: Whether the pause is one that the host asked for: only such work is put off.
         self._asked = False
         self._pauses = 0
-        #: How often a pause was asked for by what was asked for, since that last was answered otherwise.
-        self._pauses_of: dict[str, int] = {}
+        #: By what was asked for: how many pauses that cost since it last was answered otherwise, and since when.
+        self._pauses_of: dict[str, tuple[int, float]] = {}
         self._failures = 0
         self._failed_at = self._failing_since = 0.0
         self._refusals: set[str] = set()
@@ -159,8 +160,8 @@ class Host:
             what: What the request was for.
         """
         trouble = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        self.reached()
         with self._changed:
-            self._failures = 0
             left = pulls_left(headers)
             first = left is not None and self.pulls_left is None
             self.pulls_left = left or self.pulls_left
@@ -177,6 +178,11 @@ class Host:
             self.troubled()
             if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE) and not retry_after_s(headers):
                 self._pause(0.0)
+
+    def reached(self) -> None:
+        """Note that it could be connected to."""
+        with self._changed:
+            self._failures = 0
 
     def troubled(self) -> None:
         """Send less at once: the host had too much, or is not well."""
@@ -218,17 +224,23 @@ class Host:
         asked_s = error.context.get("retry_after_s", 0.0)
         if not asked_s:
             return
+        with self._changed:
+            now = time.monotonic()
+            count, since = self._pauses_of.get(what, (0, now))
+            # What threads hear in the same burst is one pause, not many.
+            if now >= self._not_before:
+                count += 1
+                self._pauses_of[what] = count, since
         if asked_s <= self._max_wait_s:
             self._pause(asked_s)
         with self._changed:
-            self._pauses_of[what] = self._pauses_of.get(what, 0) + 1
             if asked_s > self._max_wait_s:
                 error.retryable = False
                 error.hint = f"Run the same command again after {_clock(asked_s)}, or allow the wait with --max-wait."
                 self._refusals.add(what)
                 # One repository may be limited while others are not.
                 self._too_long = error if len(self._refusals) >= MOST_REFUSALS else None
-            elif self._pauses_of[what] > MOST_PAUSES:
+            elif count > MOST_PAUSES and now - since > PAUSES_WITHIN_S:
                 error.retryable = False
 
     def shrink(self, refused_bytes: int) -> bool:

@@ -39,6 +39,7 @@ from bundler.oci.digest import Digest
 from bundler.oci.manifest import MAX_MANIFEST_BYTES
 from bundler.registry.body import BodyStream
 from bundler.registry.client import RegistryClient
+from bundler.registry.retry import retrying
 from bundler.registry.session import Chunking, RunMemory, UploadMemory
 from bundler.registry.token import Scope
 from bundler.registry.upload import Upload
@@ -97,7 +98,7 @@ class Repository:
                 return digest, media_type
             return digest, _media_type(response)
 
-        return self.client.retrying(operation)
+        return retrying(operation)
 
     def get_manifest_by(self, reference: str) -> tuple[bytes, str, Digest]:
         """Return bytes, media type and digest of the manifest that a tag or digest stands for.
@@ -121,7 +122,7 @@ class Repository:
                 raise DigestMismatchError(f"{self.place} sent other bytes than those of {digest} for {reference}")
             return raw, _media_type(response), digest
 
-        return self.client.retrying(operation)
+        return retrying(operation)
 
     def get_manifest(self, descriptor: Descriptor) -> bytes:
         """Return the verified bytes of a manifest or index."""
@@ -176,7 +177,7 @@ class Repository:
             length = response.headers.get("Content-Length", "")
             return response.status == HTTPStatus.OK and number(length) in (None, blob.size)
 
-        return self.client.retrying(operation)
+        return retrying(operation)
 
     def mount_blob(self, blob: Descriptor, source: str) -> Mounted:
         """Link a blob from another repository of this registry, if that is granted."""
@@ -266,7 +267,7 @@ class Repository:
             first = False
             self._put_manifest(raw, media_type, digest, reference, foreign=foreign)
 
-        self.client.retrying(operation)
+        retrying(operation)
 
     def _put_manifest(self, raw: bytes, media_type: str, digest: Digest, reference: str, *, foreign: bool) -> None:
         url = self.client.url(f"{self.name}/manifests/{reference}")

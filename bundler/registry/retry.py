@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bundler.errors import AirgapSyncError
-from bundler.registry.host import MOST_PAUSES, backoff_s
+from bundler.registry.host import FIRST_PAUSE_S, backoff_s
 
 Result = TypeVar("Result")
 
@@ -29,7 +29,7 @@ def retrying(operation: Callable[[], Result], moved: Callable[[], int] | None = 
         AirgapSyncError: The last failure.
         ParkedError: A host wants a long pause, and this can be done later.
     """
-    attempt, pauses, reached = 1, 0, moved() if moved else 0
+    attempt, reached = 1, moved() if moved else 0
     while True:
         try:
             return operation()
@@ -38,12 +38,11 @@ def retrying(operation: Callable[[], Result], moved: Callable[[], int] | None = 
                 raise
             now = moved() if moved else 0
             if now > reached:
-                attempt, pauses, reached = 1, 0, now
-            if attempt >= ATTEMPTS or pauses > MOST_PAUSES:
+                attempt, reached = 1, now
+            if attempt >= ATTEMPTS:
                 raise
-            # A pause that the host asked for is kept by whoever asks it next, in whatever thread.
-            if error.context.get("retry_after_s"):
-                pauses += 1
-            else:
-                time.sleep(backoff_s(attempt))
-                attempt += 1
+            asked_s = error.context.get("retry_after_s", 0.0)
+            # A pause that the host asked for is kept by whoever asks it next, in whatever thread; its own state knows
+            # when that was too often.
+            time.sleep(min(asked_s, FIRST_PAUSE_S) or backoff_s(attempt))
+            attempt += 0 if asked_s else 1

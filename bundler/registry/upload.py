@@ -28,6 +28,7 @@ from bundler.net import Response, number
 from bundler.oci.content import Opener
 from bundler.oci.descriptor import Descriptor
 from bundler.registry.body import UploadBody
+from bundler.registry.retry import retrying
 from bundler.registry.session import Chunking, SavedUpload, UploadMemory
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Upload:
                 self._send_blob(at)
             self._memory.forget(self._repository.name, self._blob.digest)
 
-        self._repository.client.retrying(operation, lambda: self._accepted)
+        retrying(operation, lambda: self._accepted)
 
     def _send_blob(self, session: str | None) -> None:
         """Send it, with smaller bodies as long as their size is what is wrong, and anew where a session is lost."""
@@ -143,7 +144,7 @@ class Upload:
             raise
         except UnexpectedAnswerError as error:
             # What broke off in the middle, before a 401 for example, may still be in the session.
-            if error.context.get("status") == HTTPStatus.NOT_FOUND or error.context.get("code") in _SPOILT:
+            if error.context.get("status") in _GONE or error.context.get("code") in _SPOILT:
                 raise _SessionLostError from error
             raise
 
@@ -197,7 +198,7 @@ class Upload:
             # ECR answers 201.
             response = self._send("PATCH", location, headers, body, accept=(201, 202, 416))
         except UnexpectedAnswerError as error:
-            if error.context.get("status") == HTTPStatus.NOT_FOUND:
+            if error.context.get("status") in _NOT_OURS:
                 raise _SessionLostError from error
             raise
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -264,8 +265,10 @@ class Upload:
         self._on_bytes(-self._told)
 
 
-#: What says that a session holds other bytes than ours, or is not there.
-_NOT_OURS = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE})
+#: What says that a session is not there.
+_GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.GONE})
+#: The same, or that it holds other bytes than ours.
+_NOT_OURS = _GONE | {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
 #: How registries say that what arrived is not what was announced.
 _SPOILT = frozenset({"DIGEST_INVALID", "SIZE_INVALID", "BLOB_UPLOAD_INVALID"})
 

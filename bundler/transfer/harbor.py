@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 MOST_AT_ONCE = 6
 FIRST_AT_ONCE = 4
 _CLOCK_S = 60.0
+#: What Harbor calls a quota in a refusal; only looked for where its state does not explain one.
+_QUOTA_WORDS = "of storage resource"
 
 
 class CreateProjects(StrEnum):
@@ -75,6 +77,8 @@ class HarborCheck:
     to_create: list[str] = field(default_factory=list)
     _projects: dict[str, Project] = field(default_factory=dict)
     _made: set[str] = field(default_factory=set)
+    #: Bytes that were not known to be in a project when the push began.
+    _missing: dict[str, int] = field(default_factory=dict)
     _full: dict[str, QuotaExceededError] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -132,23 +136,32 @@ class HarborCheck:
             else:
                 self._projects[name] = found
         if missing:
-            self._make(missing)
+            self._make(missing, images)
 
-    def _make(self, names: list[str]) -> None:
+    def _make(self, names: list[str], images: Collection[PushImage]) -> None:
         listed = ", ".join(repr(name) for name in names)
         if self.create is CreateProjects.NO:
             raise ProjectMissingError(
                 f"{'projects' if len(names) > 1 else 'project'} {listed} "
                 f"{'do' if len(names) > 1 else 'does'} not exist at Harbor, or may not be seen by this account",
-                hint="Check TARGET for a typo. To make what is missing: --create-projects private (or public, so that "
-                "nodes pull without credentials).",
+                hint="Check TARGET: its path begins with the project, https://HOST/PROJECT. To make what is missing: "
+                "--create-projects private (or public, so that nodes pull without credentials).",
             )
         for name in names:
             if not is_project_name(name):
                 raise BadProjectError(f"{name!r} cannot be a Harbor project")
+            needed = _content_bytes(images, name)
+            if self.quota_bytes is not None and needed > self.quota_bytes:
+                raise QuotaExceededError(
+                    f"{people_bytes(needed)} are to go into project {name!r}, whose quota would be "
+                    f"{people_bytes(self.quota_bytes)}",
+                    hint=f"Give --project-quota at least {needed} bytes, with room for what comes later.",
+                )
         if self.dry_run:
             self.to_create += names
-            self.notices.append(f"would create at Harbor, {self.create}: {listed}")
+            self.notices.append(
+                f"would create at Harbor, {self.create}: {listed} (whether this account may shows when it is tried)"
+            )
             return
         for name in names:
             self.api.create_project(name, public=self.create is CreateProjects.PUBLIC, quota_bytes=self.quota_bytes)
@@ -178,16 +191,23 @@ class HarborCheck:
     def check_tags(self, images: Iterable[PushImage], existing: Existing) -> dict[PushImage, AirgapSyncError]:
         """Return the images whose tag stands for other content that may not be replaced."""
         refused: dict[PushImage, AirgapSyncError] = {}
+        unknown: set[str] = set()
         for image in images:
             found = existing.tags.get((image.repository, image.tag))
             if found is None:
                 continue
             artifact = self.api.artifact(image.repository, image.tag)
-            if artifact is not None and artifact.tags.get(image.tag):
+            if artifact is None:
+                unknown.add(project_of(image.repository))
+            elif artifact.tags.get(image.tag):
                 refused[image] = ImmutableTagError(
                     f"{image.repository}:{image.tag} stands for {found} and is immutable; the bundle has "
                     f"{image.content.root.digest}"
                 )
+        self.notices += [
+            f"whether tags of project {name!r} may be moved is not known: this account has no artifact: read"
+            for name in sorted(unknown)
+        ]
         return refused
 
     def check_room(self, plan: TransferPlan, existing: Existing) -> None:
@@ -198,6 +218,7 @@ class HarborCheck:
         """
         for name, project in sorted(self._projects.items()):
             every, missing = _sizes(plan, existing, name)
+            self._missing[name] = missing
             if not missing:
                 continue
             quota = self.api.quota(project)
@@ -219,7 +240,7 @@ class HarborCheck:
             f"project {project.name!r} has {people_bytes(left)} left of its quota of {people_bytes(hard)}, and "
             f"{people_bytes(missing)} are missing there"
         )
-        if every > hard or left == 0 or project.repositories == 0:
+        if every > hard or project.repositories == 0:
             raise QuotaExceededError(text, hint=_quota_hint(project.name, quota.used + missing))
         self.warnings.append(
             f"{text}: it fits only if {people_bytes(missing - left)} of that are in other repositories of the project"
@@ -260,9 +281,14 @@ class HarborCheck:
             return error
         if not isinstance(error, DeniedError):
             return error
-        # Missing rights are a 401. What is left may be unknown to this account, or was reserved by other uploads.
-        if error.context.get("code") == "DENIED" and (quota is None or quota.hard is not None):
+        # Missing rights are a 401. What is left may be unknown to this account, or was reserved by other uploads; but
+        # not where there is room for all of them.
+        roomy = quota is not None and (quota.hard is None or quota.hard - quota.used >= self._missing.get(name, 0))
+        if error.context.get("code") == "DENIED" and not roomy:
             return self._found_full(error, name, quota, None)
+        if roomy and _QUOTA_WORDS in error.message:
+            # Other uploads had reserved the room, and do so no longer: the next blob may fit.
+            return QuotaExceededError(error.message, hint=_quota_hint(name, None), context=error.context)
         return DeniedError(error.message, hint=_grant_hint(name), context=error.context)
 
     def _found_full(
@@ -317,6 +343,16 @@ def _sizes(plan: TransferPlan, existing: Existing, project: str) -> tuple[int, i
             present |= set(sizes)
         present |= {step.blob.digest for step in image.steps if step.action is Action.PRESENT and step.after is None}
     return sum(every.values()), sum(size for digest, size in every.items() if digest not in present)
+
+
+def _content_bytes(images: Iterable[PushImage], project: str) -> int:
+    """Return the bytes of all blobs and manifests that go into a project, each once."""
+    sizes: dict[Digest, int] = {}
+    for image in images:
+        if project_of(image.repository) == project:
+            sizes |= {blob.digest: blob.size for blob in image.content.blobs}
+            sizes |= {manifest.digest: len(manifest.raw) for manifest in image.content.manifests}
+    return sum(sizes.values())
 
 
 def _quota_hint(project: str, needed: int | None) -> str:

@@ -138,9 +138,9 @@ def by_helper(settings: Callable[[str], dict[str, Any]]) -> Place:
         answer = directory / "answer"
         answer.write_text(json.dumps({"ServerURL": host, "Username": user, "Secret": password}))
         helper = directory / "docker-credential-test"
-        helper.write_text(
-            f'#!/bin/sh\nread -r host || [ "$host" ]\n[ "$host" = "{host}" ] || {{ echo "credentials not found in native keychain"; exit 1; }}\ncat "{answer}"\n'
-        )
+        unknown = 'echo "credentials not found in native keychain"; exit 1'
+        script = ("#!/bin/sh", "read -r host", f'[ "$host" = "{host}" ] || {{ {unknown}; }}', f'cat "{answer}"')
+        helper.write_text("\n".join(script) + "\n")
         helper.chmod(0o755)
         (directory / "docker").mkdir()
         (directory / "docker" / "config.json").write_text(json.dumps({**settings(host), "auths": {host: {}}}))
@@ -345,7 +345,7 @@ def test_a_credential_is_for_its_host_and_port_only(
     refused = given.login(guarded.url)
 
     assert refused.code == 7
-    assert "there are no credentials for" in refused.err
+    assert "wants credentials, and there are none for it" in refused.err
     assert guarded.requests() == []
 
 
@@ -522,6 +522,26 @@ def test_cookies_are_not_sent_back(pushed: Path, tmp_path: Path) -> None:
     assert b"cookie" not in registry.heard.lower()
 
 
+@pytest.mark.parametrize("place", ["docker", "identity token"])
+def test_a_token_realm_that_leads_elsewhere_takes_no_secret_along(pushed: Path, tmp_path: Path, place: str) -> None:
+    with GuardedRegistry() as registry, GuardedRegistry() as realm, GuardedRegistry() as stranger:
+        challenge = f'Bearer realm="{realm.url}/token",service="x"'
+        registry.fault("*", "", Status(401, {"WWW-Authenticate": challenge}), times=None)
+        realm.fault("*", "/token", Redirect(f"{stranger.url}{{target}}"), times=None)
+        given = (
+            identity("docker", tmp_path, registry.host)
+            if place == "identity token"
+            else by_docker()(tmp_path, registry.host, USER, PASSWORD)
+        )
+        refused = given.push(pushed, registry.url)
+
+    assert refused.code in {7, 8}, refused.err
+    assert basic(USER, PASSWORD).encode() in realm.heard or b"1d-t0ken" in realm.heard
+    assert Traces(0, {"stranger": stranger.heard}).places_of([PASSWORD, f"{USER}:{PASSWORD}", "1d-t0ken"]) == []
+    assert b"authorization" not in stranger.heard
+    assert writes(registry.requests()) == []
+
+
 @pytest.mark.parametrize("order", [("basic", "BEARER"), ("bEARER", "Basic"), ("Negotiate", "Bearer", "Basic")])
 def test_bearer_is_found_in_several_header_lines(tmp_path: Path, order: tuple[str, ...]) -> None:
     require("openssl")
@@ -663,7 +683,14 @@ def test_login_without_a_credential_says_how_to_give_one(guarded: GuardedRegistr
     assert "no-credentials" in refused.err
     assert "--username" in refused.err
     assert "--password-file" in refused.err
-    assert guarded.requests() == []
+    assert [request.headers.get("authorization") for request in guarded.requests()] == [None]
+
+
+def test_login_without_a_credential_tries_a_registry_that_wants_none(target: FaultyRegistry) -> None:
+    done = run("login", target.url, "-o", "json")
+
+    assert done.code == 0, done.err
+    assert done.json == {"host": target.host, "username": None, "source": None, "checked": False, "stored": None}
 
 
 def test_login_at_a_registry_that_asks_nobody_does_not_claim_that_the_password_is_right(
@@ -718,6 +745,24 @@ def test_a_password_is_asked_for_on_a_terminal_and_not_shown(guarded: GuardedReg
     assert b"accepts" in shown
     assert PASSWORD.encode() not in shown
     assert guarded.users() == {"", basic(USER, PASSWORD)}
+
+
+def test_ctrl_c_at_the_question_for_a_password_ends_it(guarded: GuardedRegistry) -> None:
+    line = command_line("login", guarded.url, "--username", USER, "--password-stdin")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(line[0], line, environment())  # noqa: S606 - the command, on a terminal of its own
+    try:
+        read_until(terminal, b"Password")
+        os.write(terminal, b"\x03")
+        shown = read_until(terminal, None)
+    finally:
+        os.close(terminal)
+        _, status = os.waitpid(pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 130, shown
+    assert b"Traceback" not in shown
+    assert guarded.requests() == []
 
 
 def read_until(terminal: int, end: bytes | None) -> bytes:

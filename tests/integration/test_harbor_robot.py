@@ -153,7 +153,7 @@ def test_a_name_that_is_taken_is_told(site: Site, harbor: HarborDouble, chief: U
 
     done = make(site, chief, secret_file)
 
-    assert done.code == 8, done.err
+    assert done.code == 3, done.err
     assert "'mirror' has a robot 'airgap-sync-push' already" in done.err
     assert "--name" in done.err.partition("hint:")[2]
     assert harbor.robots == {kept.name: kept}

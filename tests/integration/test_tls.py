@@ -231,8 +231,19 @@ def encrypted(directory: Path, certificate: Certificate) -> Path:
     return path
 
 
-@pytest.mark.parametrize("place", ["flags", "registries", str(CERTS_D[0])])
-@pytest.mark.parametrize("what", ["encrypted key", "other key", "garbage key", "no key", "garbage certificate"])
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("flags", "encrypted key"),
+        ("flags", "other key"),
+        ("flags", "no key"),
+        ("registries", "encrypted key"),
+        ("registries", "no key"),
+        ("registries", "garbage certificate"),
+        (str(CERTS_D[0]), "garbage key"),
+        (str(CERTS_D[0]), "no key"),
+    ],
+)
 def test_a_certificate_that_cannot_be_used_is_named(
     secure: GuardedRegistry, authority: Authority, client: Certificate, tmp_path: Path, place: str, what: str
 ) -> None:
@@ -278,9 +289,15 @@ def test_a_certificate_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", None]
+    ("place", "content"),
+    [
+        ("flag", b""),
+        ("flag", b"garbage"),
+        ("flag", None),
+        ("registries", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        ("registries", None),
+    ],
 )
-@pytest.mark.parametrize("place", ["flag", "registries"])
 def test_a_ca_file_that_cannot_be_used_is_named(
     secure: GuardedRegistry, tmp_path: Path, place: str, content: bytes | None
 ) -> None:
@@ -723,9 +740,14 @@ def test_a_proxy_that_does_not_help_is_named(useless: dict[tuple[str, str], Slow
 
 
 @pytest.mark.parametrize(
-    "url", ["socks5://pr:s3cret@127.0.0.1:1080", "http://pr:12/s3cret@127.0.0.1:3128", "http://:3128"]
+    ("command", "url"),
+    [
+        ("push", "socks5://pr:s3cret@127.0.0.1:1080"),
+        ("login", "http://pr:12/s3cret@127.0.0.1:3128"),
+        ("bundle", "http://:3128"),
+        ("images", "https://pr:s3cret@127.0.0.1:3128"),
+    ],
 )
-@pytest.mark.parametrize("command", ["push", "login", "bundle", "images"])
 def test_a_proxy_of_another_kind_is_refused(pushed: Path, tmp_path: Path, command: str, url: str) -> None:
     arguments: dict[str, list[str | Path]] = {
         "push": [pushed, "https://127.0.0.1:9"],

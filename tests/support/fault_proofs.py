@@ -4,17 +4,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from tests.support.command import Result
-from tests.support.fault_row import (
-    LAYER_BYTES,
-    Scene,
-    failing,
-)
-from tests.support.faults import (
-    Action,
-    EditHeaders,
-    Meanwhile,
-    Redirect,
-)
+from tests.support.fault_row import LAYER_BYTES, Scene, failing
+from tests.support.faults import Action, EditHeaders, Meanwhile, Redirect
 from tests.support.handmade import uploads
 
 PUT_LAYER = "/v2/rancher/big/blobs/uploads/.*{layer}"

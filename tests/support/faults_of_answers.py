@@ -18,18 +18,8 @@ from tests.support.fault_proofs import (
     proxy_asked_once,
     put_once,
 )
-from tests.support.fault_row import (
-    CHUNKED,
-    Order,
-    Row,
-    failing,
-    in_seconds,
-    unauthorized,
-    unauthorized_early,
-)
-from tests.support.faults import (
-    Status,
-)
+from tests.support.fault_row import CHUNKED, Order, Row, failing, in_seconds, unauthorized, unauthorized_early
+from tests.support.faults import Status
 
 CREDENTIALS = (
     Row(

@@ -25,22 +25,8 @@ from tests.support.fault_proofs import (
     sent_once,
     whole_after_all,
 )
-from tests.support.fault_row import (
-    CHUNKED,
-    LAYER_BYTES,
-    Order,
-    Row,
-)
-from tests.support.faults import (
-    BreakBody,
-    EarlyStatus,
-    LoseBlob,
-    Reset,
-    Stall,
-    StallBody,
-    Status,
-    WrongDigestHeader,
-)
+from tests.support.fault_row import CHUNKED, LAYER_BYTES, Order, Row
+from tests.support.faults import BreakBody, EarlyStatus, LoseBlob, Reset, Stall, StallBody, Status, WrongDigestHeader
 
 SIZES = (
     Row(

@@ -14,22 +14,8 @@ from tests.support.fault_proofs import (
     session_reused,
     whole_after_all,
 )
-from tests.support.fault_row import (
-    CHUNK_BYTES,
-    CHUNKED,
-    LAYER_BYTES,
-    Order,
-    Row,
-)
-from tests.support.faults import (
-    BreakBody,
-    EditHeaders,
-    LoseBlob,
-    LoseSession,
-    Redirect,
-    Reset,
-    Status,
-)
+from tests.support.fault_row import CHUNK_BYTES, CHUNKED, LAYER_BYTES, Order, Row
+from tests.support.faults import BreakBody, EditHeaders, LoseBlob, LoseSession, Redirect, Reset, Status
 
 MOUNTS = (
     Row(

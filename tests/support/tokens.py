@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,7 @@ class TokenServer(LoopbackServer):
         self._credentials = (user, password)
         self._anonymous_pull = anonymous_pull
         self._refused = frozenset(refused)
-        self._directory = tempfile.TemporaryDirectory(prefix="tokens-")
-        self._signing = make_certificate(Path(self._directory.name))
+        self._signing = _signing_key(Path(_keys().name))
         server = self
 
         class Handler(QuietHandler):
@@ -118,11 +118,6 @@ class TokenServer(LoopbackServer):
     def auth(self) -> TokenAuth:
         """What a registry needs to know to trust this server."""
         return TokenAuth(self.realm, self.service, self.issuer, self._signing.cert)
-
-    def stop(self) -> None:
-        """Stop serving and forget the key."""
-        super().stop()
-        self._directory.cleanup()
 
     def _answer(self, handler: QuietHandler) -> None:
         query = parse_qs(urlsplit(handler.path).query)
@@ -221,6 +216,17 @@ class TokenServer(LoopbackServer):
 
     def _certificate_text(self) -> str:
         return base64.b64encode(ssl.PEM_cert_to_DER_cert(self._signing.cert.read_text())).decode()
+
+
+@cache
+def _keys() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tokens-")
+
+
+@cache
+def _signing_key(directory: Path) -> Certificate:
+    """Make the key of all token servers of this process, since making one takes long."""
+    return make_certificate(directory)
 
 
 def _scopes(asked: dict[str, list[str]]) -> tuple[str, ...]:

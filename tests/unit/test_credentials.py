@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import pwd
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from bundler.cli import access
+from bundler.cli.session import state_directory
 from bundler.errors import BadOutputError, NoCredentialsError
 from bundler.registry import authfile
 from bundler.registry.authfile import AuthFile, store
@@ -193,6 +196,21 @@ def test_bytes_that_are_no_text_are_a_broken_file(file: Path) -> None:
 def test_an_entry_of_another_host_may_be_broken(file: Path) -> None:
     document = {"auths": {"other.example": {"auth": "%"}, "x": 3, HOST: {"auth": pair()}}}
     assert found(write(file, document)) == (USER, PASSWORD, "")
+
+
+def test_a_helper_of_one_host_may_be_malformed_where_that_of_another_is_not(file: Path) -> None:
+    places = write(file, {"auths": {"other.example": {"auth": pair()}}, "credHelpers": {HOST: ["secret"]}})
+
+    assert found(places, "other.example") == (USER, PASSWORD, "")
+    for _ in range(2):
+        with pytest.raises(NoCredentialsError, match="cannot be read"):
+            places.lookup(HOST)
+
+
+def test_a_file_without_entries_takes_some(file: Path) -> None:
+    file.write_text('{"auths": null, "HttpHeaders": {}}')
+    store(file, HOST, Credential(USER, PASSWORD))
+    assert found(AuthFile(file)) == (USER, PASSWORD, "")
 
 
 def test_a_file_is_read_once(file: Path) -> None:
@@ -391,7 +409,7 @@ def test_a_host_that_a_helper_owns_is_not_kept(file: Path, settings: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "text", ["", "not json", "[]", "null", '{"auths": []}', '{"auths": "x"}', '{"auths": null}', '{"credHelpers": 3}']
+    "text", ["", "not json", "[]", "null", '{"auths": ["x"]}', '{"auths": "x"}', '{"credHelpers": 3}']
 )
 def test_a_file_that_is_no_authfile_is_not_touched(file: Path, text: str) -> None:
     file.write_text(text)
@@ -470,6 +488,22 @@ def test_a_given_credential_is_for_its_host_and_port_only() -> None:
     given = GivenCredential(HOST, Credential(USER, PASSWORD))
     assert [given.lookup(host) for host in ("harbor.example", f"{HOST}0", f"x{HOST}")] == [None] * 3
     assert given.lookup(HOST, "any") is not None
+
+
+def test_a_user_without_a_home_directory_has_no_docker_config(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    def unknown(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    write(file, {"auths": {HOST: {"auth": pair()}}})
+
+    assert access.files(None, {}).lookup(HOST) is None
+    assert access.files(str(file), {}).lookup(HOST) is not None
+    assert access.files(None, {"DOCKER_CONFIG": str(file.parent)}).lookup(HOST) is not None
+    with pytest.raises(BadOutputError, match="no home directory"):
+        state_directory(None)
 
 
 @pytest.mark.parametrize("field", ["username", "password", "identity_token"])

@@ -14,6 +14,7 @@ from bundler.registry.host import (
     CONNECT_WITHIN_S,
     MOST_PAUSES,
     MOST_REFUSALS,
+    PAUSES_WITHIN_S,
     SHORT_PAUSE_S,
     SMALLEST_CHUNK_BYTES,
     Host,
@@ -175,13 +176,38 @@ def test_an_answer_in_between_takes_refusals_back() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_thing_that_is_put_off_too_often_fails() -> None:
-    host, errors = Host("h"), [limited(5) for _ in range(MOST_PAUSES + 1)]
-    for error in errors:
+def test_a_thing_that_is_put_off_too_often_and_for_too_long_fails(clock: Clock) -> None:
+    host, tries = Host("h"), int(PAUSES_WITHIN_S / 5) + 3
+    kept = []
+    for _ in range(tries):
+        error = limited(5)
         host.judge(error, "a")
-        host.judge(limited(5), "b")
         host.answered(200, {}, "b")
-    assert [error.retryable for error in errors] == [True] * MOST_PAUSES + [False]
+        kept.append(error.retryable)
+        clock.now += 5.01
+    assert tries > MOST_PAUSES
+    assert kept == [True] * (tries - 3) + [False] * 3
+
+
+def test_what_many_threads_hear_at_once_is_one_pause(clock: Clock) -> None:
+    host = Host("h")
+    clock.now += 1000
+    for _ in range(MOST_PAUSES * 3):
+        error = limited(PAUSES_WITHIN_S)
+        host.judge(error, "a")
+        assert error.retryable
+    clock.now += PAUSES_WITHIN_S + 1
+    host.judge(error := limited(1), "a")
+    assert error.retryable
+
+
+def test_another_host_that_answers_now_and_then_is_not_down(clock: Clock) -> None:
+    host = Host("h")
+    for _ in range(CONNECT_TRIES * 2):
+        host.unreachable(ConnectRefusedError("x"))
+        clock.now += 60
+        host.reached()
+    assert host.down is None
 
 
 # --- down ---------------------------------------------------------------------------------------------------------

@@ -97,7 +97,6 @@ def test_what_is_asked_through_the_proxy(no_proxy: str, url: str) -> None:
         ({"HTTPS_PROXY": "", "https_proxy": PROXY}, None, PROXY),
         ({"HTTPS_PROXY": "  "}, None, None),
         ({"HTTPS_PROXY": " proxy.example:3128 "}, None, PROXY),
-        ({"HTTPS_PROXY": "https://proxy.example"}, None, "https://proxy.example"),
         ({"HTTPS_PROXY": "http://[fd00::1]:3128/"}, None, "http://[fd00::1]:3128/"),
         ({"ALL_PROXY": PROXY, "all_proxy": PROXY, "FTP_PROXY": PROXY}, None, None),
     ],
@@ -112,6 +111,8 @@ def test_each_scheme_has_its_variable(environ: dict[str, str], http: str | None,
     "text",
     [
         "socks5://u:s3cret@proxy.example",
+        # The proxy itself is asked by http://, also for https.
+        "https://u:s3cret@proxy.example",
         "ftp://u:s3cret@proxy.example",
         "http://",
         "http://u:s3cret@",

@@ -57,7 +57,8 @@ def test_a_refusal_is_never_tried_again(pauses: list[float]) -> None:
 def test_a_pause_that_the_server_names_is_left_to_whoever_asks_it_next(pauses: list[float]) -> None:
     failing = Failing(TooManyRequestsError("x", context={"retry_after_s": 7.0}), 6)
     assert retrying(failing) == "done"
-    assert pauses == []
+    # The host itself waits; here only a moment, should it not.
+    assert max(pauses) <= 0.5
 
 
 def test_tries_that_come_further_do_not_count_as_failures(pauses: list[float]) -> None:
