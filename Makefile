@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Most tests wait for servers, and for runs that are to wait: three at once keep two cores busy.
+AT_ONCE := --numprocesses 3 --dist loadfile
 
 .PHONY: help setup demo test unit integration e2e lint type docs docs-check check soak bench dist clean
 
@@ -23,13 +25,13 @@ demo: $(VENV)/.installed  ## the main job, with real commands, on this machine
 	@$(BIN)/python -m tests.demo
 
 test: setup  ## every test
-	$(PYTEST)
+	$(PYTEST) $(AT_ONCE)
 
 unit: setup  ## tests without sockets
 	$(PYTEST) tests/unit
 
 integration: setup  ## tests against real and scripted registries
-	$(PYTEST) tests/integration
+	$(PYTEST) $(AT_ONCE) tests/integration
 
 e2e: setup  ## whole releases, with containerd and skopeo
 	$(PYTEST) tests/e2e

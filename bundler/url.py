@@ -25,8 +25,10 @@ def check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        scheme, separator, rest = url.partition("?")[0].partition("://")
-        shown = f"{scheme}{separator}{rest.rpartition('@')[2]}"
+        scheme, separator, rest = url.partition("://")
+        user, _, place = rest.rpartition("@")
+        # A password may hold what begins a query, and a query is a secret as well.
+        shown = f"{scheme}{separator}{'...' if '?' in user else place.partition('?')[0]}"
         raise UnexpectedAnswerError(f"{shown[:120]!r} is not a usable URL")
 
 

@@ -9,7 +9,6 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,13 +31,12 @@ from bundler.oci.digest import Digest
 from bundler.oci.platform import Platform
 from bundler.oci.reference import Reference
 from bundler.ops.images import SelectedImages
+from bundler.ops.notes import note, warn
 from bundler.progress import Progress
 from bundler.report import ImageOutcome, Report
 from bundler.transfer.journal import Journal
 from bundler.transfer.pull import PulledImage, Puller
 from bundler.transfer.resolve import ImageSource
-
-logger = logging.getLogger(__name__)
 
 STATE_NAME = ".airgap-sync"
 ALL_PLATFORMS = "all"
@@ -222,19 +220,9 @@ def _old_lock(options: BundleOptions, selected: SelectedImages) -> BundleLock | 
 
 def _tell(report: Report, selected: SelectedImages) -> None:
     for warning in selected.warnings:
-        _warn(report, warning)
+        warn(report, warning)
     for notice in selected.notices:
-        _note(report, notice)
-
-
-def _warn(report: Report, text: str) -> None:
-    report.warnings.append(text)
-    logger.warning(text)
-
-
-def _note(report: Report, text: str) -> None:
-    report.notices.append(text)
-    logger.info(text)
+        note(report, notice)
 
 
 def _record(report: Report, pulled: list[PulledImage], old: BundleLock | None) -> None:
@@ -252,12 +240,12 @@ def _record(report: Report, pulled: list[PulledImage], old: BundleLock | None) -
         if before.get(name) != resolved.upstream or image.bytes_fetched:
             outcome.outcome = "fetched"
         if before.get(name, resolved.upstream) != resolved.upstream:
-            _note(report, f"moved since the last run: {name} was {before[name]}, is {resolved.upstream}")
+            note(report, f"moved since the last run: {name} was {before[name]}, is {resolved.upstream}")
         if resolved.missing:
             missing = ", ".join(str(platform) for platform in resolved.missing)
-            _warn(report, f"{name} does not exist for {missing}")
+            warn(report, f"{name} does not exist for {missing}")
         if resolved.complete_because_pinned:
-            _note(report, f"{name} is pinned to an index: all its platforms come along, or the pin would break")
+            note(report, f"{name} is pinned to an index: all its platforms come along, or the pin would break")
 
 
 def _sum_up(report: Report, whole: list[ResolvedImage]) -> None:

@@ -9,7 +9,6 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +24,7 @@ from bundler.files import exclusive_lock
 from bundler.oci.digest import Digest
 from bundler.oci.target import Target
 from bundler.ops.loading import LoadedBundle, load_bundle
+from bundler.ops.notes import note, warn
 from bundler.ops.outcomes import outcome_of, plan_to_dict, planned, pushed_outcome
 from bundler.progress import Progress
 from bundler.registry.client import RegistryClient
@@ -37,8 +37,6 @@ from bundler.transfer.push import PushedImage, Pusher, missing_blob
 from bundler.transfer.survey import Survey
 from bundler.transfer.uploads import UploadJournal
 from bundler.transfer.verify import Verifier
-
-logger = logging.getLogger(__name__)
 
 
 class TargetKind(StrEnum):
@@ -101,9 +99,9 @@ def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress
     bundle = load_bundle(options.directory, options.target, keep_registry=options.keep_registry)
     report.lock_digest = bundle.lock_digest
     if bundle.lock is None:
-        _note(report, "there is no bundle.lock.json, so whether the bundle is complete is not known")
+        note(report, "there is no bundle.lock.json, so whether the bundle is complete is not known")
     for text in bundle.lacks():
-        _warn(report, text)
+        warn(report, text)
     place = Digest.of(f"{options.target.host}/{options.target.prefix}".encode()).short
     with exclusive_lock(options.state / f"push-{place}.lock", str(options.target)):
         _Push(options, bundle, client, progress, report).run(options.state / f"uploads-{place}")
@@ -194,7 +192,7 @@ class _Push:
             if self._harbor or self._find_harbor():
                 todo = self._ask_harbor(images, todo, denied)
         if todo and not self._harbor and options.create is not CreateProjects.NO:
-            _note(self._report, "the target is no Harbor, so --create-projects does nothing")
+            note(self._report, "the target is no Harbor, so --create-projects does nothing")
         coming = self._harbor.to_create if self._harbor else []
         survey.ask_blobs([image for image in todo if project_of(image.repository) not in coming], options.jobs)
         plan = make_plan([image for image in images if image not in survey.failed], survey.existing)
@@ -215,7 +213,7 @@ class _Push:
         for image, why in wrong.items():
             if isinstance(why, NotVerifiedError):
                 self._survey.lost(image)
-                _warn(self._report, f"{why.message}; it is pushed again")
+                warn(self._report, f"{why.message}; it is pushed again")
             else:
                 self._survey.failed[image] = why
         self._verified += [image for image in there if image not in wrong]
@@ -232,7 +230,7 @@ class _Push:
         if not Harbor(client).is_there():
             if kind is TargetKind.HARBOR:
                 raise NotHarborError(f"{self._options.target.host} does not answer as Harbor does at /api/version")
-            _note(
+            note(
                 self._report,
                 "this looks like Harbor, but its API does not answer: projects, quota and policies are not checked",
             )
@@ -268,9 +266,9 @@ class _Push:
         if self._harbor is None:
             return
         for text in self._harbor.warnings:
-            _warn(self._report, text)
+            warn(self._report, text)
         for text in self._harbor.notices:
-            _note(self._report, text)
+            note(self._report, text)
         if self._harbor.to_create:
             self._report.facts["projects_to_create"] = self._harbor.to_create
 
@@ -290,13 +288,3 @@ class _Push:
         if self._verified:
             manifests = sum(len(image.content.manifests) for image in self._verified)
             self._report.facts["verified"] = {"images": len(self._verified), "manifests": manifests}
-
-
-def _warn(report: Report, text: str) -> None:
-    report.warnings.append(text)
-    logger.warning(text)
-
-
-def _note(report: Report, text: str) -> None:
-    report.notices.append(text)
-    logger.info(text)

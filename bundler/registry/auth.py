@@ -7,6 +7,7 @@ Invariants:
 - The scope is computed by us, not taken from the challenge: some registries answer a scope that is too small with
   a challenge of another scheme.
 - At Harbor one token serves a whole project, so there is one a project.
+- Until a credential was accepted once, one request at a time shows it: many that fail in one moment lock accounts.
 
 Source: distribution docs/spec/auth/{token,oauth,scope}.md; HARBOR: ``src/server/middleware/v2auth`` and
 ``src/core/service/token``.
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -61,6 +63,9 @@ class Authorizer:
         #: One request for one token at a time; those for different ones do not wait for each other.
         self._turns: dict[tuple[object, ...], threading.Lock] = {}
         self._wrong: UnauthorizedError | None = None
+        self._accepted = False
+        #: Held by whoever shows a credential that was not accepted yet.
+        self._trying = threading.RLock()
 
     @property
     def service(self) -> str:
@@ -98,6 +103,35 @@ class Authorizer:
             return self._basic()
         return f"Bearer {self._token(challenge, scopes, fresh=fresh).value}"
 
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Show the credential in the block: alone, as long as nobody has accepted it.
+
+        Raises:
+            UnauthorizedError: It was found to be wrong meanwhile.
+        """
+        if self._accepted or self._endpoint.credential is None:
+            yield
+            return
+        self._trying.acquire()
+        alone = not self._accepted
+        if not alone:
+            self._trying.release()
+        try:
+            if self._wrong is not None:
+                raise self._wrong
+            yield
+        finally:
+            if alone:
+                self._trying.release()
+
+    def tried(self, status: int) -> None:
+        """Learn from the answer to a request that showed user name and password."""
+        if status == HTTPStatus.UNAUTHORIZED and not self._accepted:
+            self._refused_for_good()
+        elif status < HTTPStatus.BAD_REQUEST or status == HTTPStatus.NOT_FOUND:
+            self._accepted = True
+
     def basic_header(self) -> str | None:
         """Return the Authorization header for an API that takes user name and password; None without a credential."""
         credential = self._endpoint.credential
@@ -118,7 +152,8 @@ class Authorizer:
         offered = {challenge.scheme: challenge for challenge in reversed(parse_challenges(text))}
         known = self._challenge
         if used and known and known.scheme == "basic":
-            raise self._refused_for_good()
+            # One that was accepted elsewhere may lack a right here: some registries say that with a 401.
+            raise self._refused() if self._accepted else self._refused_for_good()
         if known is not None and known.scheme == "bearer" and used:
             # Another scheme, or none, offered to a bearer request means that its token was too weak or too old, not a
             # change of mind: Harbor then offers Basic, and nothing at all for a project that does not exist.
@@ -225,10 +260,13 @@ class Authorizer:
         key = self._key(scopes)
         with self._lock:
             turn = self._turns.setdefault(key, threading.Lock())
-        with turn:
+        with self.trial(), turn:
+            if self._wrong is not None:
+                raise self._wrong
             token = self._tokens.get(key)
             if token is None or not (token.is_fresh if fresh else token.is_good):
                 token = self._fetch(challenge, scopes)
+                self._accepted = True
                 with self._lock:
                     self._tokens[key] = token
         return token

@@ -244,9 +244,14 @@ class RegistryClient:
         if authorization:
             sent["Authorization"] = authorization
         tls = self.endpoint.tls if own else self.endpoint.tls.abroad()
-        return self._http.request(
-            method, url, headers=sent, body=cast("bytes | IO[bytes] | None", body), tls=tls, read_s=read_s
-        )
+        content = cast("bytes | IO[bytes] | None", body)
+        if not (authorization or "").startswith("Basic "):
+            return self._http.request(method, url, headers=sent, body=content, tls=tls, read_s=read_s)
+        with self.authorizer.trial():
+            response = self._http.request(method, url, headers=sent, body=content, tls=tls, read_s=read_s)
+            if same_origin(response.url, self.endpoint.api_url):
+                self.authorizer.tried(response.status)
+        return response
 
     def _error(self, method: str, response: Response) -> AirgapSyncError:
         status, where = response.status, redact(response.url) + response.through

@@ -41,14 +41,12 @@ class Project:
     Attributes:
         number: Its id.
         is_proxy_cache: It caches another registry, and takes no pushes.
-        hides: A policy may keep images from being pulled.
         repositories: How many it has, if known.
     """
 
     name: str
     number: int
     is_proxy_cache: bool = False
-    hides: bool = False
     repositories: int | None = None
 
 
@@ -65,12 +63,10 @@ class System:
     """What Harbor says of itself to an account.
 
     Attributes:
-        version: Empty where it does not tell.
         read_only: Whether it takes no writes; None where it does not tell.
         clock_ahead_s: How far its clock is ahead of ours, in seconds; None where it does not tell.
     """
 
-    version: str
     read_only: bool | None
     clock_ahead_s: float | None
 
@@ -136,7 +132,7 @@ class Harbor:
             ahead_s = (moment - dt.datetime.now(dt.UTC)).total_seconds()
         except (ValueError, TypeError, OverflowError):
             ahead_s = None
-        return System(str(found.get("harbor_version", "")), read_only if isinstance(read_only, bool) else None, ahead_s)
+        return System(read_only if isinstance(read_only, bool) else None, ahead_s)
 
     # --- projects ---------------------------------------------------------------------------------------------
 
@@ -284,14 +280,11 @@ def _once(text: str) -> str:
 
 
 def _project(item: dict[str, Any]) -> Project:
-    metadata = item.get("metadata") or {}
-    policies = ("prevent_vul", "enable_content_trust", "enable_content_trust_cosign")
     count = item.get("repo_count")
     return Project(
         str(item["name"]),
         number(str(item.get("project_id", ""))) or 0,
         bool(number(str(item.get("registry_id") or ""))),
-        any(str(metadata.get(word)) == "true" for word in policies),
         count if isinstance(count, int) else None,
     )
 

@@ -6,6 +6,7 @@ import pty
 import select
 import signal
 import subprocess
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -27,9 +28,10 @@ from tests.support.guarded import GuardedRegistry, RememberingTokens, basic
 from tests.support.handmade import built, write_bundle, writes
 from tests.support.hostile import HostileRegistry, raw
 from tests.support.memory_registry import Request, Response
-from tests.support.programs import find_program, require
+from tests.support.programs import find_program, free_port, require
 from tests.support.proxy import ForwardProxy
 from tests.support.registry import Registry
+from tests.support.servers import QuietHandler
 from tests.support.tokens import TokenServer
 from tests.support.traces import Traces, trace
 
@@ -346,7 +348,7 @@ def test_a_credential_is_for_its_host_and_port_only(
 
     assert refused.code == 7
     assert "wants credentials, and there are none for it" in refused.err
-    assert guarded.requests() == []
+    assert guarded.users() == {""}
 
 
 @pytest.mark.parametrize(
@@ -390,6 +392,7 @@ def test_a_pipe_may_be_the_authfile(guarded: GuardedRegistry, tmp_path: Path) ->
         (["--username", "u", "--password-stdin"], "standard input holds no password"),
         (["--username", "u", "--password-file", "{empty}"], "holds no password"),
         (["--username", "u", "--password-file", "{latin}"], "is not UTF-8"),
+        (["--username", "u", "--password-file", "{two}"], "holds more than one line"),
         (["--username", "u", "--password-file", "{file}-missing"], "does not exist"),
         (["--username", "u", "--password", "x"], "No such option"),
         (["--client-key", "{file}"], "--client-cert"),
@@ -400,7 +403,8 @@ def test_options_that_do_not_fit_together_are_a_usage_error(
 ) -> None:
     # All commands with a target share them; which one takes part is a matter of chance.
     command = "push" if len(says) % 2 else "login"
-    for name, content in (("file", b"s3cret\n"), ("empty", b"\n"), ("latin", "s3cret-\u00fc\n".encode("latin-1"))):
+    files = {"file": b"s3cret\n", "empty": b"\n", "latin": "s3cret-\u00fc\n".encode("latin-1"), "two": b"u\ns3cret\n"}
+    for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         options = [option.replace(f"{{{name}}}", str(tmp_path / name)) for option in options]
     place = [pushed, "http://127.0.0.1:9"] if command == "push" else ["http://127.0.0.1:9"]
@@ -432,6 +436,14 @@ def test_variables_that_are_no_text_are_an_error_and_no_crash() -> None:
     assert done.returncode == 7, done.stderr
     assert b"AIRGAP_SYNC_USERNAME is not UTF-8" in done.stderr
     assert b"s3cret" not in done.stderr
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_variables_may_end_like_the_files_that_they_were_read_from(guarded: GuardedRegistry, end: str) -> None:
+    done = run("login", guarded.url, env=dict(zip(TARGET_PAIR, (f"{USER}{end}", f"{PASSWORD}{end}"), strict=True)))
+
+    assert done.code == 0, done.err
+    assert guarded.users() == {"", basic(USER, PASSWORD)}
 
 
 @pytest.mark.parametrize("there", TARGET_PAIR)
@@ -475,6 +487,30 @@ def test_a_password_in_the_target_is_refused_and_not_shown(pushed: Path) -> None
     assert refused.code == 3
     assert "s3cret" not in refused.err
     assert "--password-file" in refused.err
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://u:s3cret@a.example:99999/x", "https://u:s3cret?x@a.example", "https://a.example:x/y?s3cret=a@s3cret"],
+)
+def test_a_password_in_the_address_of_a_release_is_not_shown(url: str) -> None:
+    refused = run("images", "--k3s", "v1.32.3+k3s1", "--release-url", url)
+
+    assert refused.code == 8, refused.err
+    assert "is not a usable URL" in refused.err
+    assert "s3cret" not in refused.out + refused.err
+
+
+@pytest.mark.parametrize("location", ["http://u:s3cret@localhost:99999/x", "http://u:s3cret@localhost:{free}/x"])
+def test_a_password_in_a_location_is_not_shown(pushed: Path, target: FaultyRegistry, location: str) -> None:
+    headers = {"Location": location.replace("{free}", str(free_port()))}
+    target.fault("POST", "/blobs/uploads/", Status(202, headers), times=None)
+
+    refused = run("push", pushed, target.url, "-o", "json")
+
+    assert refused.code == 10, refused.err
+    assert "localhost" in refused.err
+    assert "s3cret" not in refused.out + refused.err
 
 
 # --- what is never used, kept or sent -------------------------------------------------------------------------------
@@ -590,6 +626,67 @@ def test_a_wrong_password_is_told_apart_from_missing_rights_before_anything_is_s
     assert len([asked for asked in tokens.requests if asked.status == 401]) <= 2
 
 
+@pytest.mark.parametrize("word", ["bundle", "push"])
+@pytest.mark.parametrize("how", ["basic", "token"])
+def test_a_wrong_password_costs_many_images_two_failed_logins_at_most(
+    image: BuiltImage, tmp_path: Path, how: str, word: str
+) -> None:
+    """Accounts are locked after three or five of them."""
+    require("openssl")
+    names = [f"some/app-{number}" for number in range(12)]
+    with RememberingTokens(USER, PASSWORD) as tokens:
+        options: dict[str, Any] = {"basic": (USER, PASSWORD)} if how == "basic" else {"tokens": tokens}
+        with GuardedRegistry(**options) as registry:
+            given = by_authfile(tmp_path, registry.host, USER, WRONG)
+            if word == "push":
+                many = write_bundle(tmp_path / "many", {f"docker.io/{name}:1": image for name in names})
+                refused = given.push(many, registry.url, "--jobs", "16", "-o", "json")
+            else:
+                references = [f"{registry.host}/{name}:1" for name in names]
+                refused = bundle(references, tmp_path / "to", *given.options, "-o", "json", code=10)
+            tried = [request.headers.get("authorization") for request in registry.requests()]
+
+    assert {found["error"]["reference"] for found in refused.json["images"]} == {"unauthorized"}
+    failed = [request for request in tokens.requests if request.status == 401]
+    assert 1 <= len(failed) + tried.count(basic(USER, WRONG)) <= 2
+
+
+class SlowTokens(RememberingTokens):
+    """Takes its time for each token, and counts those it is asked for at once."""
+
+    def __init__(self, *pair: str, **options: Any) -> None:
+        super().__init__(*pair, **options)
+        self.most = self._here = 0
+        self._counting = threading.Lock()
+
+    def _answer(self, handler: QuietHandler) -> None:
+        with self._counting:
+            self._here += 1
+            self.most = max(self.most, self._here)
+        self.pause(0.3)
+        super()._answer(handler)
+        with self._counting:
+            self._here -= 1
+
+
+@pytest.mark.parametrize("user", [None, USER])
+def test_tokens_for_several_repositories_are_asked_for_at_once(
+    image: BuiltImage, tmp_path: Path, user: str | None
+) -> None:
+    require("openssl")
+    with SlowTokens(USER, PASSWORD, anonymous_pull=True) as tokens, GuardedRegistry(tokens=tokens) as registry:
+        for number in range(6):
+            registry.add(image, f"some/app-{number}", "1")
+        given = by_authfile(tmp_path, registry.host, user, PASSWORD) if user else Given()
+        bundle([f"{registry.host}/some/app-{number}:1" for number in range(6)], tmp_path / "to", *given.options)
+
+    assert {request.user for request in tokens.requests} == {user}
+    assert sorted(request.scopes for request in tokens.requests) == [
+        (f"repository:some/app-{number}:pull",) for number in range(6)
+    ]
+    assert tokens.most > 1
+
+
 # --- clocks ---------------------------------------------------------------------------------------------------------
 
 
@@ -703,6 +800,16 @@ def test_login_at_a_registry_that_asks_nobody_does_not_claim_that_the_password_i
     assert "accepts" not in done.out
     assert "not found out" in done.err
     assert all("authorization" not in request.headers for request in target.requests())
+
+
+def test_docker_hub_is_asked_at_its_own_api_host(tmp_path: Path) -> None:
+    with ForwardProxy(refused=["registry-1.docker.io:443"]) as proxy:
+        given = by_stdin(tmp_path, "", USER, PASSWORD) + Given(env={"HTTPS_PROXY": proxy.url})
+        refused = given.login("docker.io")
+
+    assert refused.code == 8, refused.err
+    assert set(proxy.targets()) == {"registry-1.docker.io:443"}
+    assert "registry-1.docker.io" in refused.err
 
 
 def test_login_is_for_a_host(guarded: GuardedRegistry) -> None:

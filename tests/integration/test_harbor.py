@@ -157,7 +157,7 @@ def test_one_token_serves_a_project_and_one_the_mounts_between_two(site: Site, h
 
 
 def test_tokens_are_renewed_before_they_expire(site: Site, harbor: HarborDouble, robot: Robot) -> None:
-    harbor.token_lifetime, harbor.token_leeway = 2.0, 0.0
+    harbor.token_lifetime, harbor.token_leeway = 4.0, 0.0
     stall = harbor.fault("HEAD", "/blobs/", Stall(1.1))
 
     done = site.push(robot, "--jobs", "1")
@@ -356,6 +356,17 @@ def test_a_dry_run_says_which_projects_it_would_make(site: Site, harbor: HarborD
     assert done.report["facts"]["bytes_to_send"] > 0
     assert done.changes == []
     assert "rancher" not in harbor.projects
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["push", "dry run"])
+def test_a_quota_that_is_too_small_makes_no_project(site: Site, harbor: HarborDouble, options: tuple[str, ...]) -> None:
+    done = site.push(ADMIN, "--create-projects", "private", "--project-quota", "10kB", *options, prefix="k3s")
+
+    assert (done.code, done.error) == (9, "quota-exceeded"), done.err
+    assert "'k3s'" in done.message
+    assert f"at least {size_of(site.images)} bytes" in done.hint
+    assert done.changes == []
+    assert "k3s" not in harbor.projects
 
 
 def test_a_quota_that_harbor_did_not_set_is_told(site: Site, harbor: HarborDouble) -> None:

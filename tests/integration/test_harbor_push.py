@@ -87,6 +87,23 @@ def test_what_may_fit_is_tried_with_a_warning(site: Site, harbor: HarborDouble, 
     assert "other repositories of the project" in warning
 
 
+def test_what_another_repository_of_a_full_project_has_needs_no_room(
+    site: Site, harbor: HarborDouble, robot: Robot
+) -> None:
+    wanted = site.images
+    site.write({reference.replace("/rancher/", "/other/"): image for reference, image in wanted.items()})
+    site.seed()
+    harbor.projects["mirror"].quota_bytes = harbor.used_bytes("mirror")
+    site.write(wanted)
+
+    done = site.push(robot)
+
+    assert done.code == 0, done.err
+    assert set(done.outcomes.values()) == {"pushed"}
+    assert all("it fits only if" in warning for warning in done.report["warnings"])
+    assert harbor.used_bytes("mirror") == harbor.projects["mirror"].quota_bytes
+
+
 def nearly_full(site: Site, harbor: HarborDouble) -> None:
     """Leave 1 MiB in the project rancher, for a bundle with more than that, and as much as one likes in grafana."""
     harbor.add_project("rancher")
@@ -164,6 +181,19 @@ def test_a_refusal_of_something_before_harbor_is_not_one_of_quota(
 
     assert done.outcomes == {APP: "pushed", TOOL: "denied"}
     assert "a web page" in done.failure(TOOL)["message"]
+
+
+def test_a_denial_where_there_is_room_is_not_one_of_quota(site: Site, harbor: HarborDouble, robot: Robot) -> None:
+    harbor.projects["mirror"].quota_bytes = 900 * MIB
+    words = refusal("DENIED", "blocked by the policy of the firewall")
+    harbor.fault("PUT", "^/v2/mirror/rancher/tool/blobs/uploads/", 403, words, times=None)
+
+    done = site.push(robot)
+
+    assert done.code == 10, done.err
+    assert done.outcomes == {APP: "pushed", TOOL: "denied"}
+    assert "blocked by the policy of the firewall" in done.failure(TOOL)["message"]
+    assert "quota" not in done.failure(TOOL)["hint"]
 
 
 # --- immutable tags -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import run
-from tests.support.faulty import FaultyRegistry
+from tests.support.guarded import GuardedRegistry
 from tests.support.harbor import HarborDouble
 from tests.support.harbor_accounts import User
 from tests.support.harbor_runs import Done, Site
@@ -142,7 +142,7 @@ def test_what_is_in_the_file_already_is_kept_and_no_robot_made(
     done = make(site, chief, secret_file)
 
     assert (done.code, "[bad-output]" in done.err) == (3, True), done.err
-    assert str(secret_file) in done.err
+    assert f"{secret_file} exists already" in done.err
     assert secret_file.read_text() == "of another robot"
     assert harbor.robots == {}
     assert done.requests == []
@@ -158,6 +158,34 @@ def test_a_name_that_is_taken_is_told(site: Site, harbor: HarborDouble, chief: U
     assert "--name" in done.err.partition("hint:")[2]
     assert harbor.robots == {kept.name: kept}
     assert not secret_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("project", "options", "reference"),
+    [("Mirror", (), "bad-project"), ("a b", (), "bad-project"), ("mirror", ("--name", "Robot!"), "bad-robot")],
+)
+def test_a_name_that_harbor_does_not_allow_is_refused_without_asking(
+    site: Site,
+    harbor: HarborDouble,
+    chief: User,
+    secret_file: Path,
+    project: str,
+    options: tuple[str, ...],
+    reference: str,
+) -> None:
+    done = make(site, chief, secret_file, *options, project=project)
+
+    refused(done, 3, reference, harbor, secret_file)
+    assert done.requests == []
+
+
+def test_in_read_only_mode_no_robot_is_made(site: Site, harbor: HarborDouble, chief: User, secret_file: Path) -> None:
+    harbor.read_only = True
+
+    done = make(site, chief, secret_file)
+
+    refused(done, 8, "read-only", harbor, secret_file)
+    assert done.changes == []
 
 
 @pytest.mark.parametrize("role", ["developer", "maintainer"])
@@ -210,9 +238,11 @@ def test_a_harbor_that_fails_leaves_no_empty_file(
 
 
 def test_a_registry_that_is_no_harbor_has_no_robots(site: Site, harbor: HarborDouble, secret_file: Path) -> None:
-    with FaultyRegistry() as other:
+    with GuardedRegistry(basic=("any", "body-knows")) as other:
         done = make(site, ("any", "body-knows"), secret_file, url=other.url)
 
+        # The password has no business at anything else.
+        assert other.users() == {""}
     refused(done, 11, "not-harbor", harbor, secret_file)
 
 

@@ -1,7 +1,9 @@
 """What requests to one host share: pauses, being down, how many run at once; and that other hosts go on meanwhile."""
 
+import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -200,6 +202,62 @@ def test_a_push_waits_and_loses_nothing(tmp_path: Path, store: BlobStore) -> Non
         assert re.search(r"asks to wait: nothing more is asked of it until \d\d:\d\d:\d\d UTC\n", result.err)
 
 
+def test_what_is_always_refused_fails_in_the_end_though_all_else_is_answered(
+    registry: GatedRegistry, store: BlobStore, to: Path
+) -> None:
+    """The tag is answered each time, and is another thing than the manifest below it."""
+    image, other = many(store, "always refused"), many(store, "answered")
+    references = [registry.put(image, "some/refused"), registry.put(other, "some/answered")]
+    child = next(iter(image.manifests))
+    rule = registry.fault("GET", f"/some/refused/manifests/{child}", limited(1), times=None)
+    # As the command is, but for the patience of minutes.
+    patient = "from bundler.registry import host; host.MOST_PAUSES, host.PAUSES_WITHIN_S = 2, 3.0"
+    script = f"{patient}; from bundler.cli.main import run; run()"
+    line = [sys.executable, "-c", script, *map(str, command(references, to, "--platform", "all", "-o", "json"))]
+
+    with takes_less_than(45):
+        done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 10, done.stderr
+    assert set(Bundle(to).check().names) == {references[1]}
+    failed = {
+        image["reference"]: image["error"]["reference"] for image in json.loads(done.stdout)["images"] if image["error"]
+    }
+    assert failed == {references[0]: "too-many-requests"}
+    assert 3 <= rule.hits <= 16
+
+
+class BusyRegistry(TimedRegistry):
+    """Refuses uploads for the first two seconds of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = 0
+        self._until = 0.0
+
+    def _action_for(self, request: Request) -> Any:
+        action = super()._action_for(request)
+        if "/blobs/uploads/" not in request.target:
+            return action
+        with self._guard:
+            self._until = self._until or time.monotonic() + 2
+            busy = time.monotonic() < self._until
+            self.refused += busy
+        return limited(1) if busy else action
+
+
+def test_a_burst_of_429_to_many_at_once_is_waited_for(tmp_path: Path, store: BlobStore) -> None:
+    image = built(store, *(b"burst %03d" % number * 200 for number in range(60)), title="burst")
+    directory = write_bundle(tmp_path / "pushed", {"docker.io/some/burst:1": image})
+    with BusyRegistry() as target, takes_less_than(40):
+        result = run("push", directory, target.url, "--state", tmp_path / "state", "--jobs", "16")
+
+        assert result.code == 0, result.err
+        assert complete(target, "some/burst", "1", image)
+        # More than there are tries, in the first second.
+        assert target.refused > 4
+
+
 # --- down -------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +354,26 @@ def test_a_target_that_goes_down_is_not_asked_for_every_image_that_is_left(tmp_p
     assert set(failed) == {"connection-refused"}
     # All four that were at work may notice at once; two tries follow, and nothing after them.
     assert 3 <= len(tries) <= 4 + 2
+    assert tries[-1] - tries[0] <= 5
+
+
+@pytest.mark.parametrize("word", ["bundle", "push"])
+def test_a_dead_token_realm_is_given_up_once_and_not_by_each_image(tmp_path: Path, store: BlobStore, word: str) -> None:
+    require("strace")
+    images = {f"some/image-{number:02}": built(store, b"%02d" % number * 500) for number in range(12)}
+    challenge = f'Bearer realm="http://127.0.0.1:{free_port()}/token",service="x"'
+    with FaultyRegistry() as registry:
+        registry.fault("*", "", Status(401, {"WWW-Authenticate": challenge}), times=None)
+        args = command([f"{registry.host}/{name}:1" for name in images], tmp_path / "made")
+        if word == "push":
+            pushed = write_bundle(tmp_path / "pushed", {f"docker.io/{name}:1": image for name, image in images.items()})
+            args = ["push", pushed, registry.url, "--state", tmp_path / "state"]
+        result, tries = refused(tmp_path / "log", *args, "-o", "json")
+
+    assert result.code == (10 if word == "bundle" else 8), result.err
+    assert {image["error"]["reference"] for image in result.json["images"]} == {"connection-refused"}
+    assert all("token realm" in image["error"]["hint"] for image in result.json["images"])
+    assert 2 <= len(tries) <= 4 + 2
     assert tries[-1] - tries[0] <= 5
 
 

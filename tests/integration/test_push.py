@@ -18,7 +18,7 @@ import pytest
 from bundler import __version__
 from tests.support.command import run
 from tests.support.content import AMD64, BlobStore, BuiltImage, digest_of
-from tests.support.faulty import FaultyRegistry, Recorded
+from tests.support.faulty import FaultyRegistry, Recorded, Status
 from tests.support.handmade import (
     NAME,
     REF_NAME,
@@ -833,4 +833,43 @@ def test_a_path_that_is_no_layout_is_not_found(target: FaultyRegistry, tmp_path:
 
         assert missing.code == 4
         assert "layout-missing" in missing.err
+        assert ("does not exist" in missing.err) == (path != tmp_path)
+    assert target.requests() == []
+
+
+def test_what_all_images_fail_of_is_told_once(tmp_path: Path, store: BlobStore, target: FaultyRegistry) -> None:
+    images = {f"docker.io/some/image-{number:02}:1": built(store, b"%02d" % number) for number in range(11)}
+    challenge = {"WWW-Authenticate": 'Basic realm="test"'}
+    target.fault("*", "", Status(401, challenge), times=None)
+
+    refused = run("push", write_bundle(tmp_path / "many", images), target.url)
+
+    assert refused.code == 7, refused.err
+    (why,) = [line for line in refused.out.splitlines() if line.startswith("failed because: ")]
+    assert why.startswith("failed because: 11 images: ")
+    assert len([line for line in refused.out.splitlines() if line.startswith("hint: ")]) == 1
+
+
+def test_create_projects_at_a_plain_registry_is_noted(bundle: Path, target: FaultyRegistry) -> None:
+    done = run("push", bundle, target.url, "--create-projects", "private", "-o", "json")
+
+    assert done.code == 0, done.err
+    assert any("no Harbor, so --create-projects does nothing" in note for note in done.json["notices"])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--project-quota", "50GiB"], "--create-projects private or public"),
+        (["--project-quota", "0", "--create-projects", "private"], "more than 0"),
+        (["--chunk-size", "10"], "at least 65536 bytes"),
+    ],
+)
+def test_options_that_mean_nothing_are_a_usage_error(
+    bundle: Path, target: FaultyRegistry, options: list[str], says: str
+) -> None:
+    refused = run("push", bundle, target.url, *options)
+
+    assert refused.code == 2, refused.err
+    assert says in " ".join(refused.err.split())
     assert target.requests() == []

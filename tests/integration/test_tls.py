@@ -401,6 +401,15 @@ def test_a_certificate_that_is_not_trusted_is_explained(
     assert refused.json["error"]["reference"] == reference
 
 
+def test_login_without_a_credential_names_an_unknown_ca_all_the_same(secure: GuardedRegistry) -> None:
+    refused = run("login", secure.url)
+
+    assert refused.code == 8, refused.err
+    assert reference_of(refused) == "unknown-ca"
+    assert "Acme Internal CA" in error_of(refused)[0]
+    assert "--ca-file" in error_of(refused)[1]
+
+
 def test_a_self_signed_certificate_can_be_trusted_by_itself(stranger: Authority, tmp_path: Path) -> None:
     with ExitStack() as stack:
         registry = served(stack, stranger.issue("127.0.0.1"))

@@ -24,6 +24,9 @@ with a registry that fails on purpose, over real sockets, with the real command.
 - exit code 0 means that everything is there; otherwise the same command completes it, run again without the fault.
 
 Where one image fails (exit code 10), the others arrive.
+
+What is said of zot, GHCR, ECR, Aliyun and distribution 3 is imitated, after their documentation and source: none of
+them was at hand. Debian's docker-registry (2.8) is real in `tests/integration/test_chunked.py`, among others.
 """
 
 

@@ -48,6 +48,12 @@ MOUNTS = (
     ),
 )
 
+#: Answers to what a session does not take, because it is gone or holds other bytes.
+NOT_OURS = (
+    (400, "BLOB_UPLOAD_INVALID", b'{"errors":[{"code":"BLOB_UPLOAD_INVALID","message":"blob upload invalid"}]}'),
+    (409, "the session is in use", b""),
+    (410, "the session is over", b""),
+)
 SESSIONS = (
     Row(
         name="session lost before a PUT",
@@ -61,6 +67,27 @@ SESSIONS = (
         does="sends the blob anew in another session",
         orders=(Order("PATCH", PATCH, LoseSession(), skip=1),),
         options=CHUNKED,
+    ),
+    *(
+        Row(
+            name=f"{code} to the second chunk",
+            fault=f"{code} to the second PATCH: {why}",
+            does="sends the blob anew in another session",
+            orders=(Order("PATCH", PATCH, Status(code, body=body), skip=1),),
+            options=CHUNKED,
+            statuses=(code,),
+        )
+        for code, why, body in NOT_OURS
+    ),
+    *(
+        Row(
+            name=f"{code} to a whole blob",
+            fault=f"{code} to a PUT of a whole blob: {why}",
+            does="sends the blob anew in another session",
+            orders=(Order("PUT", PUT_LAYER, Status(code, body=body)),),
+            statuses=(code,),
+        )
+        for code, why, body in NOT_OURS
     ),
     Row(
         name="session lost before the commit",

@@ -259,6 +259,25 @@ def test_a_helper_is_asked_for_the_host_and_goes_before_entries(
     assert asked.read_text() == f"{HOST}\n"
 
 
+def test_a_helper_is_asked_once_for_all_repositories_of_a_host(helpers: Path, file: Path) -> None:
+    asked = answers(helpers, USER, PASSWORD)
+    places = write(file, {"credsStore": "test"})
+
+    assert {found(places, repository=f"k3s/app-{number}") for number in range(9)} == {(USER, PASSWORD, "")}
+    assert asked.read_text() == f"{HOST}\n"
+
+
+def test_a_helper_that_failed_is_not_asked_for_other_repositories(helpers: Path, file: Path) -> None:
+    asked = file.with_name("asked")
+    helper(helpers, f'cat >>"{asked}"; echo >>"{asked}"; exit 1')
+    places = write(file, {"credHelpers": {HOST: "test"}})
+
+    for number in range(9):
+        with pytest.raises(NoCredentialsError, match="docker-credential-test failed"):
+            places.lookup(HOST, f"k3s/app-{number}")
+    assert asked.read_text() == f"{HOST}\n"
+
+
 def test_a_helper_of_one_host_goes_before_the_store_of_all(helpers: Path, file: Path) -> None:
     answers(helpers, "one", "x", "one")
     answers(helpers, "all", "x", "all")
@@ -380,6 +399,16 @@ def test_what_is_kept_goes_before_what_was_there_for_the_host(file: Path, key: s
     file.write_text(json.dumps({"auths": {key: {"auth": pair("old", "old")}}}))
     store(file, HOST, Credential(USER, PASSWORD))
     assert found(AuthFile(file)) == (USER, PASSWORD, "")
+
+
+def test_a_link_to_the_file_stays_one(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(file.name)
+    for username in (USER, "another"):
+        store(link, HOST, Credential(username, PASSWORD))
+        assert link.is_symlink()
+        assert found(AuthFile(file)) == (username, PASSWORD, "")
+    assert mode_of(file) == 0o600
 
 
 def test_the_entries_of_an_old_file_still_count_afterwards(file: Path) -> None:

@@ -86,6 +86,8 @@ def test_what_is_older_than_a_day_is_dropped_and_a_clock_set_back_makes_nothing_
     assert bool(list(tmp_path.iterdir())) == kept
 
 
+#: In the year 2100: what is dropped is not dropped for its age.
+FAR_AWAY = 4_102_444_800
 GARBAGE = [
     b"",
     b"\0" * 200,
@@ -97,7 +99,7 @@ GARBAGE = [
     b"[" * 100_000,
     b'{"location": "x"}',
     *(
-        json.dumps({"location": LOCATION, "offset": 5, "time": time.time()} | odd).encode()
+        json.dumps({"location": LOCATION, "offset": 5, "time": FAR_AWAY} | odd).encode()
         for odd in (
             {"offset": -1},
             {"offset": "many"},
@@ -113,7 +115,7 @@ GARBAGE = [
             {"location": "/relative"},
         )
     ),
-    json.dumps({"location": LOCATION + "x" * 100_000, "offset": 5, "time": time.time()}).encode(),
+    json.dumps({"location": LOCATION + "x" * 100_000, "offset": 5, "time": FAR_AWAY}).encode(),
 ]
 
 
