@@ -31,9 +31,10 @@ from bundler.registry.client import RegistryClient
 from bundler.registry.harbor import Harbor
 from bundler.registry.session import Chunking
 from bundler.report import Report
-from bundler.transfer.harbor import FIRST_AT_ONCE, MOST_AT_ONCE, CreateProjects, HarborCheck, check_names, project_of
+from bundler.transfer.harbor import FIRST_AT_ONCE, MOST_AT_ONCE, CreateProjects, HarborCheck, check_names
 from bundler.transfer.plan import Action, PushImage, TransferPlan, make_plan
 from bundler.transfer.push import PushedImage, Pusher, missing_blob
+from bundler.transfer.room import project_of
 from bundler.transfer.survey import Survey
 from bundler.transfer.uploads import UploadJournal
 from bundler.transfer.verify import Verifier

@@ -27,12 +27,12 @@ from bundler.errors import (
     QuotaExceededError,
     ReadOnlyError,
 )
-from bundler.oci.digest import Digest
 from bundler.progress import people_bytes
 from bundler.registry.client import RegistryClient
 from bundler.registry.harbor import Harbor, Project, Quota, is_project_name
 from bundler.registry.token import Scope
-from bundler.transfer.plan import Action, Existing, PushImage, TransferPlan
+from bundler.transfer.plan import Existing, PushImage, TransferPlan
+from bundler.transfer.room import content_bytes, project_of, sizes_in
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class HarborCheck:
         for name in names:
             if not is_project_name(name):
                 raise BadProjectError(f"{name!r} cannot be a Harbor project")
-            needed = _content_bytes(images, name)
+            needed = content_bytes(images, name)
             if self.quota_bytes is not None and needed > self.quota_bytes:
                 raise QuotaExceededError(
                     f"{people_bytes(needed)} are to go into project {name!r}, whose quota would be "
@@ -217,7 +217,7 @@ class HarborCheck:
             QuotaExceededError: It is certain not to fit.
         """
         for name, project in sorted(self._projects.items()):
-            every, missing = _sizes(plan, existing, name)
+            every, missing = sizes_in(plan, existing, name)
             self._missing[name] = missing
             if not missing:
                 continue
@@ -318,41 +318,6 @@ def check_names(images: Iterable[PushImage]) -> None:
             raise ProjectNeededError(
                 f"{image.reference} would become {image.repository}:{image.tag}, which has no project for Harbor"
             )
-
-
-def project_of(repository: str) -> str:
-    """Return the project that a repository lies in."""
-    return repository.partition("/")[0]
-
-
-def _sizes(plan: TransferPlan, existing: Existing, project: str) -> tuple[int, int]:
-    """Return the bytes that all images have in a project, and those of them that are not known to be there."""
-    every: dict[Digest, int] = {}
-    present: set[Digest] = set()
-    for repository, digests in existing.blobs.items():
-        if project_of(repository) == project:
-            present |= digests
-    for image in plan.images:
-        content = image.image.content
-        if project_of(image.image.repository) != project:
-            continue
-        sizes = {blob.digest: blob.size for blob in content.blobs}
-        sizes |= {manifest.digest: len(manifest.raw) for manifest in content.manifests}
-        every |= sizes
-        if image.up_to_date:
-            present |= set(sizes)
-        present |= {step.blob.digest for step in image.steps if step.action is Action.PRESENT and step.after is None}
-    return sum(every.values()), sum(size for digest, size in every.items() if digest not in present)
-
-
-def _content_bytes(images: Iterable[PushImage], project: str) -> int:
-    """Return the bytes of all blobs and manifests that go into a project, each once."""
-    sizes: dict[Digest, int] = {}
-    for image in images:
-        if project_of(image.repository) == project:
-            sizes |= {blob.digest: blob.size for blob in image.content.blobs}
-            sizes |= {manifest.digest: len(manifest.raw) for manifest in image.content.manifests}
-    return sum(sizes.values())
 
 
 def _quota_hint(project: str, needed: int | None) -> str:
