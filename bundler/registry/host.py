@@ -118,6 +118,7 @@ class Host:
                 raise too_long
             left_s = until - time.monotonic()
             if left_s <= 0:
+                self._holders.asked = time.monotonic()
                 return
             if self._put_off and asked and left_s > SHORT_PAUSE_S:
                 raise ParkedError(until)
@@ -180,9 +181,10 @@ class Host:
                 self._pause(0.0)
 
     def reached(self) -> None:
-        """Note that it could be connected to."""
+        """Note that it could be connected to; what was asked before the last failure says nothing of that."""
         with self._changed:
-            self._failures = 0
+            if getattr(self._holders, "asked", self._failed_at) >= self._failed_at:
+                self._failures = 0
 
     def troubled(self) -> None:
         """Send less at once: the host had too much, or is not well."""
