@@ -217,6 +217,40 @@ class BadRobotError(DefinitionError):
     hint = "A robot's name is lower case letters and digits, with single . _ or - between them."
 
 
+class BadSiteError(DefinitionError):
+    """A site.json cannot be used."""
+
+    reference = "bad-site"
+    hint = "Name the site.json that `airgap-sync config` wrote, unchanged."
+
+
+class BadHostsFileError(DefinitionError):
+    """A hosts.toml of containerd cannot be read."""
+
+    reference = "bad-hosts-toml"
+
+
+class BadSucManifestError(DefinitionError):
+    """The manifest of system-upgrade-controller lacks what has to be set in it."""
+
+    reference = "bad-suc-manifest"
+    hint = "Give system-upgrade-controller.yaml as its release has it."
+
+
+class BadKubeconfigError(DefinitionError):
+    """A kubeconfig cannot be used."""
+
+    reference = "bad-kubeconfig"
+    hint = "K3s writes one at /etc/rancher/k3s/k3s.yaml on every server; check the address under clusters.server."
+
+
+class BadResultError(DefinitionError):
+    """A file is not the result of a preflight of this bundle."""
+
+    reference = "bad-preflight-result"
+    hint = "Name files that `airgap-sync preflight BUNDLE --out FILE` wrote for the same bundle and site."
+
+
 # --- 4: something that was named is not there --------------------------------------------------------------
 
 
@@ -677,6 +711,28 @@ class BundleFormatTooNewError(CompatibilityError):
     hint = "Use the airgap-sync version that made the bundle, or a newer one."
 
 
+class UnsupportedSkewError(CompatibilityError):
+    """The versions in the bundle are no path that K3s can be upgraded along."""
+
+    reference = "unsupported-skew"
+    hint = (
+        "Kubernetes supports one minor after the other: put the newest patch of each minor on the way into the bundle."
+    )
+
+
+class HopIncompleteError(CompatibilityError):
+    """An upgrade cannot be planned because the bundle lacks some of its images."""
+
+    reference = "hop-incomplete"
+    hint = "Complete the bundle on the connected side: run the same `bundle` command again."
+
+
+class FeatureMissingError(CompatibilityError):
+    """A K3s version at the site cannot do what was chosen."""
+
+    reference = "k3s-too-old"
+
+
 # --- 12: somebody else is at it ---------------------------------------------------------------------------
 
 
@@ -706,6 +762,12 @@ class StrictWarningError(FindingsError):
 
     reference = "warning-under-strict"
     hint = "Mend the cause, or run without --strict to accept it."
+
+
+class PreflightFailedError(FindingsError):
+    """Nodes could not pull everything, or it could not be shown that they can."""
+
+    reference = "preflight-failed"
 
 
 def families() -> list[type[AirgapSyncError]]:
