@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bundler.cli import access, options
+from bundler.cli import access, options, site
 
 #: Less makes a request of every few packets.
 SMALLEST_CHUNK_BYTES = 64 * 1024
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     epilog="Example: airgap-sync push /media/usb/k3s https://harbor.example/k3s --dry-run",
 )
 @click.argument("bundle", type=options.NamedPath())
-@click.argument("target", metavar="TARGET")
+@click.argument("target", metavar="[TARGET]", required=False)
 @access.target
 @options.jobs
-@click.option(
-    "--keep-registry", is_flag=True,
-    help="Put the source registry into the name: TARGET/docker.io/rancher/... instead of TARGET/rancher/...",
-)  # fmt: skip
+@site.options
 @click.option("--dry-run", is_flag=True, help="Print the plan and send nothing.")
 @click.option(
     "--target-type", "kind", type=click.Choice(["auto", "harbor", "registry"]), default="auto", show_default=True,
@@ -62,9 +59,12 @@ if TYPE_CHECKING:
 @options.output
 def command(
     bundle: str,
-    target: str,
+    target: str | None,
     jobs: int,
-    keep_registry: bool,
+    site_file: str | None,
+    mode: str | None,
+    routes: tuple[str, ...],
+    keep_registry: bool | None,
     dry_run: bool,
     kind: str,
     create: str,
@@ -82,15 +82,14 @@ def command(
     """Load a bundle into a registry.
 
     TARGET is [http://|https://]host[:port][/prefix]. Without a scheme it is https; plain HTTP is used only where
-    http:// is written. At Harbor the prefix begins with the project. BUNDLE is only read, so the medium may be
-    write-protected.
+    http:// is written. At Harbor the prefix begins with the project. With --site it may be left out. BUNDLE is only
+    read, so the medium may be write-protected.
 
     Credentials are looked for in this order, the first hit wins: --username; AIRGAP_SYNC_USERNAME and
     AIRGAP_SYNC_PASSWORD; AIRGAP_SYNC_USERNAME_<HOST> and AIRGAP_SYNC_PASSWORD_<HOST> (for example
     _HARBOR_EXAMPLE_8443); --registries; --authfile; docker's config.json; REGISTRY_AUTH_FILE or containers' auth.json.
     """
     from bundler.cli.session import progress_of, reported, state_directory  # noqa: PLC0415 - keeps --help fast
-    from bundler.oci.target import Target  # noqa: PLC0415
     from bundler.ops.push import PushOptions, TargetKind, Verify, push_bundle  # noqa: PLC0415
     from bundler.registry.host import Hosts  # noqa: PLC0415
     from bundler.registry.session import Chunking  # noqa: PLC0415
@@ -105,15 +104,17 @@ def command(
         raise click.UsageError("--no-verify and --verify all exclude each other")
     progress = progress_of(progress_kind)
     report = Report("push", bundle)
+    chosen = site.SiteOptions(site_file=site_file, target=target, mode=mode, routes=routes, keep_registry=keep_registry)
     with reported(report, report_file, progress, output, _text):
-        parsed = Target.parse(target)
+        place = chosen.site()
+        parsed = site.needs_target(place)
         report.target = str(parsed)
         client = access.TargetAccess(**given).client(parsed, Hosts(most=jobs, max_wait_s=max_wait_s))
         push_options = PushOptions(
             Path(bundle),
             parsed,
             state_directory(state),
-            keep_registry=keep_registry,
+            site=place,
             jobs=jobs,
             dry_run=dry_run,
             kind=TargetKind(kind),

@@ -46,6 +46,11 @@ def reported(
     except AirgapSyncError as error:
         report.fail(error)
         raise
+    except click.UsageError as mistake:
+        usage = AirgapSyncError(mistake.format_message())
+        usage.reference, usage.exit_code = "usage", mistake.exit_code
+        report.fail(usage)
+        raise
     except (KeyboardInterrupt, TerminatedError) as stop:
         report.interrupt(Signals.SIGTERM if isinstance(stop, TerminatedError) else Signals.SIGINT)
         raise

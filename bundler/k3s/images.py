@@ -38,6 +38,10 @@ COMPONENTS: Mapping[str, frozenset[str]] = MappingProxyType(
     },
 )
 
+# How the reasons begin that K3s itself has for an image.
+_LIST, _BINARY, _CONTROLLER = "k3s-images.txt of", "binary of", "system-upgrade-controller"
+_KUBECTL = f"kubectl that {_CONTROLLER}"
+
 # Needed by every pod, so no component of that name exists.
 _PAUSE = frozenset({"pause", "mirrored-pause"})
 
@@ -92,16 +96,30 @@ def expand(
         present.add(component)
         if component in disabled:
             continue
-        label = component or ("pause" if reference.repository.rpartition("/")[2] in _PAUSE else None)
-        images.setdefault(reference, f"k3s-images.txt of {version}{f' ({label})' if label else ''}")
+        label = component or ("pause" if is_pause(reference) else None)
+        images.setdefault(reference, f"{_LIST} {version}{f' ({label})' if label else ''}")
     # Also without a controller in the set: a site that runs one already still needs the new binary's image.
-    upgrade = Reference(DOCKER_HUB, "rancher/k3s-upgrade", version.image_tag)
-    images.setdefault(upgrade, f"binary of {version} for system-upgrade-controller")
+    images.setdefault(upgrade_image(version), f"{_BINARY} {version} for system-upgrade-controller")
     if suc is not None:
-        images.setdefault(suc.image, f"system-upgrade-controller {suc.version}")
-        kubectl = f"kubectl that system-upgrade-controller {suc.version} runs to cordon and drain"
+        images.setdefault(suc.image, f"{_CONTROLLER} {suc.version}")
+        kubectl = f"{_KUBECTL} {suc.version} runs to cordon and drain"
         images.setdefault(suc.kubectl_image, kubectl)
     return Expansion(tuple(images.items()), tuple(_warnings(version, present, disabled)))
+
+
+def needed_by_k3s(reasons: Iterable[str]) -> bool:
+    """Tell from an image's reasons whether K3s or its upgrade needs it: whether it belongs to the K3s set."""
+    return any(reason.startswith((f"{_LIST} ", f"{_BINARY} ", f"{_CONTROLLER} ", f"{_KUBECTL} ")) for reason in reasons)
+
+
+def upgrade_image(version: K3sVersion) -> Reference:
+    """Return the image that carries the binary of a release to the nodes."""
+    return Reference(DOCKER_HUB, "rancher/k3s-upgrade", version.image_tag)
+
+
+def is_pause(reference: Reference) -> bool:
+    """Tell whether an image is the one that every pod needs."""
+    return reference.repository.rpartition("/")[2] in _PAUSE
 
 
 def _warnings(version: K3sVersion, present: set[str | None], disabled: frozenset[str]) -> list[str]:

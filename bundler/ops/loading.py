@@ -1,4 +1,4 @@
-"""A bundle as it is loaded: what is in it, under which names at a target. No network is used."""
+"""A bundle as it is loaded: what is in it, where it goes, under which names at a target. No network is used."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ from bundler.bundle.store import check_agreement, read_lock
 from bundler.errors import NameCollisionError, NothingSelectedError
 from bundler.layout.check import read_image
 from bundler.layout.store import Layout
+from bundler.oci.content import ImageContent
 from bundler.oci.digest import Digest
+from bundler.oci.reference import Reference
 from bundler.oci.target import Target, tag_for
+from bundler.site.routes import Route, Router, Site
 from bundler.transfer.plan import PushImage
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedImage:
+    """One name of the bundle and where it is put."""
+
+    reference: Reference
+    content: ImageContent
+    route: Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +32,10 @@ class LoadedBundle:
     """A bundle whose manifests were all read and verified."""
 
     layout: Layout
-    images: tuple[PushImage, ...]
+    images: tuple[RoutedImage, ...]
     lock: BundleLock | None
     lock_digest: Digest | None
+    router: Router
 
     def lacks(self) -> list[str]:
         """Say what the bundle does not hold."""
@@ -38,37 +51,59 @@ class LoadedBundle:
         ]
         return texts
 
+    def routed(self, route: Route) -> tuple[RoutedImage, ...]:
+        """Return the images that are put to one place."""
+        return tuple(image for image in self.images if image.route is route)
 
-def load_bundle(directory: Path, target: Target, *, keep_registry: bool) -> LoadedBundle:
-    """Read and verify everything but the blobs, and give every image its name at the target.
+    def idle_rules(self) -> list[str]:
+        """Say which of the site's routes decide nothing here."""
+        return [
+            f"the route {rule} is for no image of this bundle, or comes after one that takes all of them"
+            for rule in self.router.unmatched([image.reference for image in self.images])
+        ]
+
+    def at(self, target: Target) -> tuple[PushImage, ...]:
+        """Give every image that is put into the registry its name there.
+
+        Raises:
+            NameCollisionError: Two images would have one name.
+        """
+        keep_registry = self.router.site.keep_registry
+        named: dict[tuple[str, str], PushImage] = {}
+        for image in self.routed(Route.REGISTRY):
+            repository = target.repository_for(image.reference, keep_registry=keep_registry)
+            pushed = PushImage(image.reference, image.content, repository, tag_for(image.reference))
+            known = named.setdefault((repository, pushed.tag), pushed)
+            if known is not pushed:
+                raise NameCollisionError(
+                    f"{known.reference} and {pushed.reference} would both become {repository}:{pushed.tag}",
+                    hint=None if not keep_registry else "Leave one of them out of the bundle.",
+                )
+        return tuple(named.values())
+
+
+def load_bundle(directory: Path, site: Site) -> LoadedBundle:
+    """Read and verify everything but the blobs, and decide where each image is put.
 
     Args:
         directory: The bundle, or any OCI image layout.
-        target: The registry and prefix.
-        keep_registry: Put the source registry into the name at the target.
+        site: The site that it goes to.
 
     Raises:
         LayoutMissingError: There is no layout.
         IntegrityError: index.json, the lock or a manifest is damaged, or they disagree.
         CompatibilityError: The layout or lock is of a newer format.
-        NameCollisionError: Two images would have one name at the target.
+        NothingSelectedError: There is no image in it, or a route needs a lock and there is none.
     """
     layout = Layout(directory)
     roots = layout.roots()
-    found = read_lock(directory)
-    if found:
-        check_agreement(found[0], roots)
-    images: dict[tuple[str, str], PushImage] = {}
-    for root in roots:
-        content = read_image(layout, root.descriptor)
-        repository = target.repository_for(root.reference, keep_registry=keep_registry)
-        image = PushImage(root.reference, content, repository, tag_for(root.reference))
-        known = images.setdefault((repository, image.tag), image)
-        if known is not image:
-            raise NameCollisionError(
-                f"{known.reference} and {image.reference} would both become {repository}:{image.tag}",
-                hint=None if not keep_registry else "Leave one of them out of the bundle.",
-            )
-    if not images and not (found and found[0].failed):
+    lock, lock_digest = read_lock(directory) or (None, None)
+    if lock:
+        check_agreement(lock, roots)
+    router = Router(site, lock)
+    images = tuple(
+        RoutedImage(root.reference, read_image(layout, root.descriptor), router.route(root.reference)) for root in roots
+    )
+    if not images and not (lock and lock.failed):
         raise NothingSelectedError(f"{directory} holds no image", hint="Make a bundle with images in it first.")
-    return LoadedBundle(layout, tuple(images.values()), found[0] if found else None, found[1] if found else None)
+    return LoadedBundle(layout, images, lock, lock_digest, router)

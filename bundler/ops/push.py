@@ -17,13 +17,15 @@ from bundler.errors import (
     AirgapSyncError,
     DeniedError,
     NotHarborError,
+    NothingSelectedError,
     NotVerifiedError,
     PartialError,
 )
 from bundler.files import exclusive_lock
+from bundler.layout.store import Layout
 from bundler.oci.digest import Digest
 from bundler.oci.target import Target
-from bundler.ops.loading import LoadedBundle, load_bundle
+from bundler.ops.loading import load_bundle
 from bundler.ops.notes import note, warn
 from bundler.ops.outcomes import outcome_of, plan_to_dict, planned, pushed_outcome
 from bundler.progress import Progress
@@ -31,6 +33,7 @@ from bundler.registry.client import RegistryClient
 from bundler.registry.harbor import Harbor
 from bundler.registry.session import Chunking
 from bundler.report import Report
+from bundler.site.routes import Route, Site
 from bundler.transfer.harbor import FIRST_AT_ONCE, MOST_AT_ONCE, CreateProjects, HarborCheck, check_names
 from bundler.transfer.plan import Action, PushImage, TransferPlan, make_plan
 from bundler.transfer.push import PushedImage, Pusher, missing_blob
@@ -64,7 +67,7 @@ class PushOptions:
         directory: The bundle.
         target: The registry and prefix.
         state: A directory of ours on this machine; it holds the lock of the target.
-        keep_registry: Put the source registry into the name at the target.
+        site: Which images are put into the registry, and under which names.
         jobs: Blobs in flight at once.
         dry_run: End with the plan.
         kind: Whether the target is Harbor.
@@ -77,7 +80,7 @@ class PushOptions:
     directory: Path
     target: Target
     state: Path
-    keep_registry: bool = False
+    site: Site = field(default_factory=Site)
     jobs: int = 4
     dry_run: bool = False
     kind: TargetKind = TargetKind.AUTO
@@ -97,15 +100,23 @@ def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress
         RegistryUnavailableError: The target cannot be reached at all.
         PartialError: Some images failed, or the bundle itself is incomplete.
     """
-    bundle = load_bundle(options.directory, options.target, keep_registry=options.keep_registry)
+    bundle = load_bundle(options.directory, options.site)
+    images = bundle.at(options.target)
     report.lock_digest = bundle.lock_digest
     if bundle.lock is None:
         note(report, "there is no bundle.lock.json, so whether the bundle is complete is not known")
-    for text in bundle.lacks():
+    for text in (*bundle.lacks(), *bundle.idle_rules()):
         warn(report, text)
+    if elsewhere := bundle.routed(Route.EMBEDDED):
+        if not images:
+            raise NothingSelectedError(
+                "no image of this bundle is put into a registry at this site",
+                hint="Nodes get them through agent/images and from each other; RUNBOOK.md of `config` has the steps.",
+            )
+        note(report, f"{len(elsewhere)} images are routed to the embedded registry, and are not pushed")
     place = Digest.of(f"{options.target.host}/{options.target.prefix}".encode()).short
     with exclusive_lock(options.state / f"push-{place}.lock", str(options.target)):
-        _Push(options, bundle, client, progress, report).run(options.state / f"uploads-{place}")
+        _Push(options, bundle.layout, images, client, progress, report).run(options.state / f"uploads-{place}")
     report.images.sort(key=lambda image: str(image.reference))
     if report.failed:
         raise PartialError(f"{len(report.failed)} of {len(report.images)} images failed")
@@ -121,10 +132,17 @@ class _Push:
     """One push, step by step: look, ask Harbor, plan, do, look again."""
 
     def __init__(
-        self, options: PushOptions, bundle: LoadedBundle, client: RegistryClient, progress: Progress, report: Report
+        self,
+        options: PushOptions,
+        layout: Layout,
+        images: tuple[PushImage, ...],
+        client: RegistryClient,
+        progress: Progress,
+        report: Report,
     ) -> None:
         self._options = options
-        self._bundle = bundle
+        self._layout = layout
+        self._images = images
         self._client = client
         self._progress = progress
         self._report = report
@@ -134,9 +152,9 @@ class _Push:
 
     def run(self, uploads: Path) -> None:
         """Push; what happened is in the report, also if this raises."""
-        layout, options = self._bundle.layout, self._options
-        lacking = {image: lacks for image in self._bundle.images if (lacks := missing_blob(layout, image))}
-        whole = [image for image in self._bundle.images if image not in lacking]
+        layout, options = self._layout, self._options
+        lacking = {image: lacks for image in self._images if (lacks := missing_blob(layout, image))}
+        whole = [image for image in self._images if image not in lacking]
         try:
             plan = self._look(whole)
         except AirgapSyncError as error:
