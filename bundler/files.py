@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -106,6 +107,35 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             stream.write(data)
             publish(temporary, path, stream)
         fsync_directory(path.parent)
+
+
+def publish_directory(made: Path, final: Path) -> Path | None:
+    """Give a finished directory its final name, in the same parent; one that is there is kept beside it.
+
+    Args:
+        made: The directory; its files were written with :func:`write_atomic`.
+        final: Its name; at most a directory is there.
+
+    Returns:
+        Where the former directory is now, or None if there was none, or an empty one.
+
+    Raises:
+        BadOutputError: The file system refuses; what was there stands under one of the two names.
+    """
+    kept: Path | None = None
+    with disk_errors(str(final)):
+        if final.exists() and not any(final.iterdir()):
+            final.rmdir()
+        elif final.exists():
+            kept = next(
+                path
+                for number in itertools.count(1)
+                if not (path := final.with_name(f"{final.name}.old-{number}")).exists()
+            )
+            final.rename(kept)
+        made.rename(final)
+        fsync_directory(final.parent)
+    return kept
 
 
 @contextmanager

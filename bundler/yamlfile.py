@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from bundler.errors import AirgapSyncError
 
+_Composed = TypeVar("_Composed")
 Path: TypeAlias = tuple[str | int, ...]
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
@@ -33,6 +36,8 @@ _MERGE_TAG = _TAG + "merge"
 _NUMBER_LIKE = re.compile(r"[-+.]?[0-9][0-9A-Fa-fxob_.:eE+-]*")
 # Line breaks that do not survive in YAML but as escapes.
 _LINE_BREAKS = frozenset("\x85\u2028\u2029\ufeff")
+# Patterns and what replaces them: allowed without quotes, and never written so.
+_PATTERN_MARKS = frozenset("^$")
 # In a parser's message, the start of a quoted name; a single character or a <token> tells nothing.
 _QUOTED_NAME = re.compile(r"""[ ]['"](?!<|\\?.['"])""")
 
@@ -169,9 +174,34 @@ def load(text: str, name: str, *, error: type[AirgapSyncError]) -> YamlDocument:
     Raises:
         AirgapSyncError: As the class given; the text is not YAML, or is refused by the module's invariants.
     """
-    if len(text) > MAX_DOCUMENT_BYTES or len(text.encode("utf-8", "replace")) > MAX_DOCUMENT_BYTES:
-        raise error(f"{name}: larger than {MAX_DOCUMENT_BYTES} bytes")
+    _check_size(text, name, error)
     return _Reader(name, error).read(text)
+
+
+def load_all(text: str, name: str, *, error: type[AirgapSyncError]) -> list[YamlDocument]:
+    """Read a stream of YAML documents, as ``---`` separates them.
+
+    Places are those in the whole text. Documents that are empty or null are left out.
+
+    Args:
+        text: The stream; bounded as one document is, in bytes and in nodes.
+        name: What messages call it, usually the path as the user wrote it.
+        error: The class to raise.
+
+    Raises:
+        AirgapSyncError: As the class given; the text is not YAML, or is refused by the module's invariants.
+    """
+    _check_size(text, name, error)
+    documents = []
+    loader, nodes = _Reader(name, error).compose_all(text)
+    left = MAX_NODES
+    for node in nodes:
+        reader = _Reader(name, error, loader, left)
+        document = reader.build(node)
+        left = reader.left
+        if document.data is not None:
+            documents.append(document)
+    return documents
 
 
 def dump(data: Any) -> str:
@@ -189,6 +219,16 @@ def dump(data: Any) -> str:
     )
 
 
+def dump_all(documents: Iterable[Any]) -> str:
+    """Write several documents as one stream, each as ``dump`` writes it, with ``---`` between them."""
+    return "---\n".join(dump(document) for document in documents)
+
+
+def _check_size(text: str, name: str, error: type[AirgapSyncError]) -> None:
+    if len(text) > MAX_DOCUMENT_BYTES or len(text.encode("utf-8", "replace")) > MAX_DOCUMENT_BYTES:
+        raise error(f"{name}: larger than {MAX_DOCUMENT_BYTES} bytes")
+
+
 class _PlainDumper(yaml.SafeDumper):
     """Safe dumper without aliases, which quotes whatever looks like a number."""
 
@@ -199,7 +239,7 @@ class _PlainDumper(yaml.SafeDumper):
         style = None
         if _NUMBER_LIKE.fullmatch(data):
             style = "'"
-        elif _LINE_BREAKS & set(data):
+        elif _LINE_BREAKS & set(data) or _PATTERN_MARKS & set(data):
             style = '"'
         return self.represent_scalar(_TAG + "str", data, style=style)
 
@@ -210,25 +250,50 @@ _PlainDumper.add_representer(str, _PlainDumper.represent_text)
 class _Reader:
     """Builds a YamlDocument from the node graph; used once."""
 
-    def __init__(self, name: str, error: type[AirgapSyncError]) -> None:
+    def __init__(
+        self,
+        name: str,
+        error: type[AirgapSyncError],
+        loader: yaml.SafeLoader | None = None,
+        left: int = MAX_NODES,
+    ) -> None:
         self._name = name
         self._error = error
         self._spots: dict[Path, _Spot] = {(): _Spot((1, 1), (1, 1), None)}
-        self._loader: yaml.SafeLoader | None = None
+        self._loader = loader
+        #: How many nodes there may be; after reading, how many more there might have been.
+        self.left = left
 
     def read(self, text: str) -> YamlDocument:
-        root = self._compose(text)
+        root = self._compose(text, lambda loader: loader.get_single_node())
+        return self.build(root)
+
+    def build(self, root: yaml.Node | None) -> YamlDocument:
         data = None
         if root is not None:
-            self._count(root, {})
+            self.left -= self._count(root, {})
+            if self.left < 0:
+                self._refuse(root, _TOO_MANY)
             data = self._build(root, (), key=root)
         return YamlDocument(self._name, data, self._spots, self._error)
 
-    def _compose(self, text: str) -> yaml.Node | None:
+    def compose_all(self, text: str) -> tuple[yaml.SafeLoader | None, list[yaml.Node]]:
+        def nodes(loader: yaml.SafeLoader) -> list[yaml.Node]:
+            found = []
+            while loader.check_node():
+                node = loader.get_node()
+                if node is not None:
+                    found.append(node)
+            return found
+
+        found = self._compose(text, nodes)
+        return self._loader, found
+
+    def _compose(self, text: str, read: Callable[[yaml.SafeLoader], _Composed]) -> _Composed:
         # The loader in pure Python on purpose: deep nesting ends in RecursionError, not in a crash.
         try:
             self._loader = yaml.SafeLoader(text)
-            return self._loader.get_single_node()
+            return read(self._loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -253,8 +318,8 @@ class _Reader:
         total = 1
         for child in _children(node):
             total += self._count(child, done)
-            if total > MAX_NODES:
-                self._refuse(node, f"more than {MAX_NODES} values")
+            if total > self.left:
+                self._refuse(node, _TOO_MANY)
         done[id(node)] = total
         return total
 
@@ -303,6 +368,7 @@ class _Reader:
         raise _error(self._error, self._name, _where(node), what, hint)
 
 
+_TOO_MANY = f"more than {MAX_NODES} values"
 _QUOTE_HINT = "Put values that start with one of * & ! @ % ` or contain `: ` or ` #` in quotes."
 _SYNTAX_HINT = f"Indent with spaces, not tabs. {_QUOTE_HINT}"
 

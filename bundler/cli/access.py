@@ -46,7 +46,7 @@ _MAX_WAIT = click.option(
     "--max-wait", "max_wait_s", type=click.FloatRange(0, 7 * 86400), default=3600.0, show_default=True,
     metavar="SECONDS", help="The longest pause that a registry may ask for (Retry-After).",
 )  # fmt: skip
-_TARGET = (
+_IDENTITY = (
     click.option("--username", metavar="NAME", help="User name at the target; with one of the next two."),
     click.option(
         "--password-stdin", is_flag=True, help="Read its password from standard input (not shown on a terminal)."
@@ -71,7 +71,6 @@ _TARGET = (
     click.option(
         "--insecure-skip-tls-verify", is_flag=True, help="Do not verify the target's certificate. Not for production."
     ),
-    _TIMEOUT,
 )  # fmt: skip
 
 
@@ -104,7 +103,12 @@ def _added(command: Command, options: tuple[Any, ...]) -> Command:
 
 def target(command: Command) -> Command:
     """Add the options of commands that talk to one target."""
-    return _added(command, _TARGET)
+    return _added(command, (*_IDENTITY, _TIMEOUT))
+
+
+def identity(command: Command) -> Command:
+    """Add those of them that say who we are at the target and how it is trusted."""
+    return _added(command, _IDENTITY)
 
 
 def sources(command: Command) -> Command:
@@ -113,6 +117,7 @@ def sources(command: Command) -> Command:
 
 
 ca_file = _CA_FILE
+timeout = _TIMEOUT
 max_wait = _MAX_WAIT
 
 
@@ -216,9 +221,9 @@ class TargetAccess:
         return password
 
     def _tls(self, host: str, registries: RegistriesFile) -> Tls:
+        from bundler.k3s.access import tls_of  # noqa: PLC0415
         from bundler.net import Tls  # noqa: PLC0415 - keeps --help fast
         from bundler.registry.certsd import merged, tls_for  # noqa: PLC0415
-        from bundler.transfer.upstream import tls_of  # noqa: PLC0415
 
         if self.client_key and not self.client_cert:
             raise click.UsageError("--client-key goes with --client-cert")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bundler.k3s.goregexp import GoRegexp
 
 DOCKER_HUB_HOST = "registry-1.docker.io"
-_API_ROOT = "/v2"
+API_ROOT = "/v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,8 @@ class Endpoint:
 
     ``base_url`` is what ``/<repository>/manifests/...`` is appended to; ``host`` is its host[:port];
     ``ns`` is the query parameter that tells a mirror which registry the image belongs to, None where none is sent.
+    ``override_path``: the URL has a path of its own, to which no ``/v2`` is added. ``is_embedded``: it is the embedded
+    registry of the node itself.
     """
 
     base_url: str
@@ -93,6 +95,8 @@ class Endpoint:
     rewrites: tuple[Rewrite, ...] = ()
     auth: EndpointAuth | None = None
     tls: EndpointTls | None = None
+    override_path: bool = False
+    is_embedded: bool = False
 
     def repository(self, name: str) -> str:
         """Return the repository to ask for at this endpoint.
@@ -123,15 +127,21 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A normalised endpoint address: the API's base URL and its host[:port]."""
+    """A normalised endpoint address: the API's base URL and its host[:port]; ``bare``: it had no scheme."""
 
     base_url: str
     host: str
+    bare: bool = field(default=False, compare=False, repr=False)
 
     @property
     def is_https(self) -> bool:
         """Whether TLS is used."""
         return self.base_url.startswith("https://")
+
+    @property
+    def overrides_path(self) -> bool:
+        """Whether it has a path other than the API's root, which is then taken as it is."""
+        return urlsplit(self.base_url).path != API_ROOT
 
     @property
     def odd_path(self) -> str | None:
@@ -162,14 +172,23 @@ class Address:
             raise ValueError("it is not [http://|https://]HOST[:PORT][/v2/PATH]")
         if parts.scheme not in ("", "http", "https"):
             raise ValueError("the scheme must be http or https")
-        plain = _is_loopback(parts.hostname or "") and port not in (None, 443)
+        plain = is_loopback(parts.hostname or "") and port not in (None, 443)
         scheme = parts.scheme or ("http" if plain else "https")
         host = DOCKER_HUB_HOST if parts.netloc == DOCKER_HUB else parts.netloc
-        path = parts.path.rstrip("/") or _API_ROOT
-        return cls(f"{scheme}://{host}{path}", host)
+        path = parts.path.rstrip("/") or API_ROOT
+        return cls(f"{scheme}://{host}{path}", host, bare=not parts.scheme)
 
 
-def _is_loopback(host: str) -> bool:
+def is_localhost(registry: str) -> bool:
+    """Tell whether a registry (host[:port]) is on this machine itself."""
+    try:
+        return is_loopback(urlsplit(f"//{registry}").hostname or "")
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host without port is this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""K3s's registries.yaml: which endpoints a registry's images are pulled from, in which order, with what.
+"""K3s's registries.yaml: the mirrors that it lists, and what it says of each host.
 
 Invariants:
 
@@ -6,8 +6,7 @@ Invariants:
 - Every scalar is read as it is written, as K3s reads it: ``password: 0123`` is the text ``0123``.
 - Credentials go only to hosts that the file names; they are never part of a message or a ``repr()``.
 
-The file alone does not tell all that happens on a node: here the default endpoint is always the last (a
-node may have it turned off), and there is no embedded registry (which a node may ask first).
+What a node makes of it, which its version and settings decide too, is told in ``hosts.py``.
 
 Source: rancher/wharfie, ``pkg/registries/types.go`` (schema); k3s-io/k3s, ``pkg/agent/containerd/config.go``
 (endpoints); docs.k3s.io, "Private Registry Configuration".
@@ -30,20 +29,22 @@ if TYPE_CHECKING:
 
     from bundler.yamlfile import Path, YamlDocument
 
-__all__ = ["Endpoint", "EndpointAuth", "EndpointTls", "RegistriesFile", "Rewrite"]
+__all__ = ["ANY", "Endpoint", "EndpointAuth", "EndpointTls", "HostConfig", "Mirror", "RegistriesFile", "Rewrite"]
 
 ANY = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class _Mirror:
+class Mirror:
+    """An entry of ``mirrors``: its endpoints as they are listed, also those listed twice."""
+
     addresses: tuple[Address, ...]
     rewrites: tuple[Rewrite, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Config:
-    """``is_set``: there is an auth or tls section, be it without effect."""
+class HostConfig:
+    """An entry of ``configs``. ``is_set``: there is an auth or tls section, be it without effect."""
 
     auth: EndpointAuth | None = None
     tls: EndpointTls | None = None
@@ -52,12 +53,19 @@ class _Config:
 
 @dataclass(frozen=True, slots=True)
 class RegistriesFile:
-    """A parsed registries.yaml; ``warnings`` tells what K3s would drop or take otherwise than it looks."""
+    """A parsed registries.yaml.
+
+    Attributes:
+        name: What messages call it.
+        warnings: What K3s would drop or take otherwise than it looks.
+        mirrors: By registry, or ``*``.
+        configs: By host and port, or ``*``.
+    """
 
     name: str
     warnings: tuple[str, ...]
-    _mirrors: Mapping[str, _Mirror] = field(repr=False)
-    _configs: Mapping[str, _Config] = field(repr=False)
+    mirrors: Mapping[str, Mirror] = field(repr=False)
+    configs: Mapping[str, HostConfig] = field(repr=False)
 
     @classmethod
     def empty(cls) -> Self:
@@ -79,69 +87,18 @@ class RegistriesFile:
         mirrors, configs = reader.read()
         return cls(name, tuple(reader.warnings), mirrors, configs)
 
-    def endpoints_for(self, registry: str) -> list[Endpoint]:
-        """Return the endpoints of a registry in the order K3s tries them: the listed ones, then the default.
-
-        Args:
-            registry: As in a normalised reference: ``docker.io``, ``registry.example:5000``.
-
-        Source: k3s-io/k3s, ``pkg/agent/containerd/config.go``, ``getHostConfigs``.
-        """
-        default = Address.parse(registry)
-        mirror = self._mirror_for(registry, default)
-        listed = list(mirror.addresses)
-        own = mirror is self._mirrors.get(registry)
-        if listed and listed[-1] == default and (own or not mirror.rewrites):
-            # It comes last anyway. Listed by the registry's own entry it loses the rewrites, by ``*`` it does not.
-            listed.pop()
-        endpoints = [
-            Endpoint(
-                base_url=address.base_url,
-                host=address.host,
-                is_default=False,
-                ns=None if address.host == default.host else registry,
-                rewrites=mirror.rewrites,
-                auth=self._config_for(address.host).auth,
-                tls=self._config_for(address.host).tls,
-            )
-            for address in listed
-        ]
-        endpoints.append(
-            Endpoint(
-                base_url=default.base_url,
-                host=default.host,
-                is_default=True,
-                auth=self._exact_config(registry, default.host).auth,
-                tls=self._config_for(registry, default.host).tls,
-            ),
-        )
-        return endpoints
-
     def settings_of(self, host: str) -> tuple[EndpointAuth | None, EndpointTls | None]:
         """Return credentials and TLS settings for a host that is asked directly, such as a push target.
 
         The credentials under ``*`` are for the endpoints that the file lists, so not for this one.
         """
-        return self._exact_config(host).auth, self._config_for(host).tls
+        return self.exact_config(host).auth, self.config_for(host).tls
 
-    def _mirror_for(self, registry: str, default: Address) -> _Mirror:
-        """Return the mirror entry that K3s uses for a registry.
-
-        K3s writes a file for a registry only if its entries name an endpoint besides the default, or have TLS
-        or credentials for the default; with no file of its own a registry takes the one made of ``*``.
-        """
-        own = self._mirrors.get(registry, _NO_MIRROR)
-        hosts = (registry, default.host) if registry in self._mirrors else (registry,)
-        beyond_default = any(address != default for address in own.addresses)
-        if beyond_default or (own.addresses and own.rewrites) or self._exact_config(*hosts).is_set:
-            return own
-        return self._mirrors.get(ANY, _NO_MIRROR)
-
-    def _exact_config(self, *hosts: str) -> _Config:
+    def exact_config(self, *hosts: str) -> HostConfig:
         """Return the config of the first of these hosts that has an entry, if any."""
-        return next((self._configs[host] for host in hosts if host in self._configs), _NO_CONFIG)
+        return next((self.configs[host] for host in hosts if host in self.configs), NO_CONFIG)
 
-    def _config_for(self, *hosts: str) -> _Config:
+    def config_for(self, *hosts: str) -> HostConfig:
         """Return the config of the first of these hosts that has an entry, else that of ``*``.
 
         An entry hides ``*`` also where it sets nothing.
@@ -150,11 +107,10 @@ class RegistriesFile:
         """
         if DOCKER_HUB_HOST in hosts:
             hosts = (*hosts, DOCKER_HUB)
-        return self._exact_config(*hosts, ANY)
+        return self.exact_config(*hosts, ANY)
 
 
-_NO_MIRROR = _Mirror((), ())
-_NO_CONFIG = _Config()
+NO_CONFIG = HostConfig()
 
 
 class _Reader:
@@ -164,7 +120,7 @@ class _Reader:
         self._document = document
         self.warnings: list[str] = []
 
-    def read(self) -> tuple[dict[str, _Mirror], dict[str, _Config]]:
+    def read(self) -> tuple[dict[str, Mirror], dict[str, HostConfig]]:
         self._check_keys((), ("mirrors", "configs"))
         configs = {host: self._config(("configs", host)) for host in self._document.mapping(("configs",))}
         mirrors = {
@@ -172,22 +128,22 @@ class _Reader:
         }
         return mirrors, configs
 
-    def _mirror(self, path: Path, configs: Mapping[str, _Config]) -> _Mirror:
+    def _mirror(self, path: Path, configs: Mapping[str, HostConfig]) -> Mirror:
         self._check_host(path)
         if path[-1] in ("index.docker.io", DOCKER_HUB_HOST):
             self._warn(path, f"K3s never looks here for images of Docker Hub: write {DOCKER_HUB}")
         self._check_keys(path, ("endpoint", "rewrite"))
-        addresses: dict[Address, None] = {}
+        addresses: list[Address] = []
         for at in range(len(self._document.sequence((*path, "endpoint")))):
             spot = (*path, "endpoint", at)
             address = self._address(spot)
             if address in addresses:
                 self._warn(spot, f"{address.base_url} is listed twice; the second is dropped")
-                continue
-            addresses[address] = None
-            self._check_address(spot, address, configs)
+            else:
+                self._check_address(spot, address, configs)
+            addresses.append(address)
         rewrites = [self._rewrite((*path, "rewrite", key)) for key in self._document.mapping((*path, "rewrite"))]
-        return _Mirror(tuple(addresses), tuple(rewrites))
+        return Mirror(tuple(addresses), tuple(rewrites))
 
     def _address(self, path: Path) -> Address:
         text = self._document.text(path)
@@ -196,7 +152,7 @@ class _Reader:
         except ValueError as error:
             raise self._document.error_at(path, f"a bad endpoint: {error}", hint=_ENDPOINT_HINT) from None
 
-    def _check_address(self, path: Path, address: Address, configs: Mapping[str, _Config]) -> None:
+    def _check_address(self, path: Path, address: Address, configs: Mapping[str, HostConfig]) -> None:
         if address.odd_path:
             root = address.base_url.removesuffix(address.odd_path)
             self._warn(
@@ -224,7 +180,7 @@ class _Reader:
             )
         return rule
 
-    def _config(self, path: Path) -> _Config:
+    def _config(self, path: Path) -> HostConfig:
         self._check_host(path)
         self._check_keys(path, ("auth", "tls"))
         auth = self._auth((*path, "auth"))
@@ -235,7 +191,7 @@ class _Reader:
                 "that have no entry of their own. Write an entry per host.",
             )
         is_set = any(self._document.get((*path, key)) is not None for key in ("auth", "tls"))
-        return _Config(auth, self._tls((*path, "tls")), is_set)
+        return HostConfig(auth, self._tls((*path, "tls")), is_set)
 
     def _auth(self, path: Path) -> EndpointAuth | None:
         self._check_keys(path, ("username", "password", "auth", "identity_token"))

@@ -57,6 +57,18 @@ class Target:
         """The base URL, without the prefix."""
         return f"{'http' if self.plain_http else 'https'}://{self.host}"
 
+    def prefix_for(self, registry: str, *, keep_registry: bool) -> str:
+        """Return what stands before the repositories of a registry at the target; empty for nothing.
+
+        Args:
+            registry: The source registry.
+            keep_registry: Put the source registry in front of the path, ``host:port`` as ``host-port``.
+        """
+        parts = [self.prefix] if self.prefix else []
+        if keep_registry:
+            parts.append(_NOT_IN_PATH.sub("-", registry.lower().replace("[", "").replace("]", "")).strip("-"))
+        return "/".join(parts)
+
     def repository_for(self, reference: Reference, *, keep_registry: bool) -> str:
         """Return the repository at the target that a reference's content goes to.
 
@@ -67,10 +79,8 @@ class Target:
         Raises:
             BadTargetError: The name would be longer than a repository may be.
         """
-        parts = [self.prefix] if self.prefix else []
-        if keep_registry:
-            parts.append(_NOT_IN_PATH.sub("-", reference.registry.lower().replace("[", "").replace("]", "")).strip("-"))
-        name = "/".join([*parts, reference.repository])
+        prefix = self.prefix_for(reference.registry, keep_registry=keep_registry)
+        name = f"{prefix}/{reference.repository}" if prefix else reference.repository
         if not is_repository(name):
             raise BadTargetError(
                 f"{reference} would become {name[:80]}..., which is not a repository name: "

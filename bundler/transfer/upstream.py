@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import threading
 
+from bundler.k3s.access import credential_of, tls_of
+from bundler.k3s.hosts import THIS_COMPUTER, render
 from bundler.k3s.registries import Endpoint as FileEndpoint
-from bundler.k3s.registries import EndpointAuth, EndpointTls, RegistriesFile
+from bundler.k3s.registries import RegistriesFile
 from bundler.net import Http, Tls
 from bundler.oci.reference import Reference
 from bundler.registry.certsd import merged, tls_for
@@ -42,6 +44,7 @@ class Upstream:
         ca_files: tuple[str, ...] = (),
     ) -> None:
         self._registries = registries
+        self._node_hosts = render(registries, THIS_COMPUTER)
         self._before = before
         self._after = after
         self._http = http
@@ -59,7 +62,7 @@ class Upstream:
         return MirroredRepository(
             [
                 Repository(self._client(endpoint, reference), endpoint.repository(reference.repository))
-                for endpoint in self._registries.endpoints_for(reference.registry)
+                for endpoint in self._node_hosts.endpoints_for(reference.registry)
             ],
             self._http,
         )
@@ -104,15 +107,3 @@ class RegistriesCredentials:
         del repository
         auth, _ = self._registries.settings_of(host)
         return credential_of(auth, f"configs.{host}.auth of {self._registries.name}") if auth else None
-
-
-def credential_of(auth: EndpointAuth, source: str) -> Credential:
-    """Return what a registries.yaml holds as a credential."""
-    return Credential(auth.username or "", auth.password or "", auth.identity_token or "", source)
-
-
-def tls_of(tls: EndpointTls | None) -> Tls:
-    """Return what a registries.yaml holds as TLS settings."""
-    if tls is None:
-        return Tls()
-    return Tls((tls.ca_file,) if tls.ca_file else (), tls.cert_file, tls.key_file, tls.insecure_skip_verify)
