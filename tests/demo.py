@@ -83,7 +83,11 @@ def main() -> None:
         first, second = len(site.since(before)) - len(site.since(middle)), site.since(middle)
         methods = ", ".join(sorted({entry.method for entry in second}))
         say(f"The site's access log: {first} requests for the first push, {len(second)} ({methods}) for the second")
-        say("Done. Nodes now pull each image by its own name through a mirror entry for docker.io.")
+        say("Isolated side 3: what nodes and cluster need besides the images")
+        demo.run("config", "medium", "--target", site.url, "--from", "v1.31.7+k3s1", "--to", "files")
+        say("Isolated side 4: proof, before anything is upgraded, that nodes will find all of it as they look for it")
+        demo.run("preflight", "medium", "--config", "files")
+        say("Done. files/RUNBOOK.md has the rest: every step for this bundle, each with its check, and the way back.")
 
 
 #: In the set, but not in the release's own list.

@@ -74,7 +74,8 @@ class ConfigResult:
             for file in self.made.files
         ]
         counts = ", ".join(f"{count} images {route}" for route, count in self.counts.items() if count)
-        way = " -> ".join(str(hop) for hop in self.made.hops) or "no upgrade"
+        running = [self.site.running] if self.site.running and self.made.hops else []
+        way = " -> ".join(str(version) for version in (*running, *self.made.hops)) or "no upgrade"
         lines.append(f"mode {self.site.mode}: {counts}; {way}")
         if self.kept:
             lines.append(f"what was there before is in {self.kept}")

@@ -192,6 +192,10 @@ class _Preflight:
             self._verdict.not_checked.append(
                 "whether nodes reach the registry from where they are: run preflight on each of them"
             )
+        if options.node is None and options.site.embedded:
+            self._verdict.not_checked.append(
+                "what nodes have under these names already: they believe each other before they ask the registry"
+            )
         present = self._present()
         results: dict[tuple[str, str], ImageResult] = {}
 

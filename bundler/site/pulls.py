@@ -143,11 +143,11 @@ class PullCheck:
                 )
             return False, self._unresolved(image, attempts, only_default=only_default)
         if found.digest is not None:
-            return False, Problem(
-                "tag-moved",
-                f"{found.place} stands for {found.digest}, the bundle has {image.content.root.digest}",
-                f"Find out who moved it, then put it back: {self._advice.push} --verify all",
-            )
+            fix = f"Find out who moved it, then put it back: {self._advice.push} --verify all"
+            if found.endpoint.is_embedded:
+                fix = f"Find the node that has it so, and remove it there: k3s crictl rmi {image.reference}"
+            words = f"{found.place} stands for {found.digest}, the bundle has {image.content.root.digest}"
+            return False, Problem("tag-moved", words, fix)
         return self._whole(image, content, [attempt for attempt in attempts if attempt.usable])
 
     # --- the name -----------------------------------------------------------------------------------------------
