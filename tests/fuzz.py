@@ -21,6 +21,7 @@ from pathlib import Path
 
 from bundler.bundle.lock import BundleLock
 from bundler.errors import AirgapSyncError, BadManifestError
+from bundler.k3s.hosts import NodeSettings, render
 from bundler.k3s.registries import RegistriesFile
 from bundler.k3s.releases import parse_release_list
 from bundler.k3s.version import K3sVersion
@@ -126,8 +127,9 @@ def _index(data: bytes) -> None:
 
 def _registries(data: bytes) -> None:
     found = RegistriesFile.parse(data.decode(errors="surrogateescape") if len(data) % 2 else _text(data), "r.yaml")
+    nodes = render(found, NodeSettings(embedded=len(data) % 3 == 0, default_endpoint=len(data) % 5 != 0))
     for registry in ("docker.io", "registry.example:5000"):
-        for endpoint in found.endpoints_for(registry):
+        for endpoint in nodes.endpoints_for(registry):
             endpoint.repository("rancher/mirrored-pause")
 
 

@@ -22,8 +22,8 @@ COMMANDS = {
     "images": "List every image that a K3s release needs.",
     "bundle": "Write images into an OCI layout on transfer media.",
     "push": "Load a bundle into a registry.",
-    "config": "Write what a site's nodes and cluster need.",
-    "preflight": "Prove that every node can pull everything.",
+    "config": "Write what a site needs besides the images.",
+    "preflight": "Prove that every node can pull every image, before an upgrade begins.",
     "login": "Check a user name and password at a registry.",
     "harbor": "Prepare a Harbor for pushes and pulls.",
 }

@@ -127,11 +127,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A normalised endpoint address: the API's base URL and its host[:port]; ``bare``: it had no scheme."""
+    """A normalised endpoint address: the API's base URL and its host[:port].
+
+    ``bare``: it had no scheme. ``slash``: its path ended in one, which to K3s is another address of the same place.
+    """
 
     base_url: str
     host: str
     bare: bool = field(default=False, compare=False, repr=False)
+    slash: bool = field(default=False, compare=False, repr=False)
 
     @property
     def is_https(self) -> bool:
@@ -176,7 +180,7 @@ class Address:
         scheme = parts.scheme or ("http" if plain else "https")
         host = DOCKER_HUB_HOST if parts.netloc == DOCKER_HUB else parts.netloc
         path = parts.path.rstrip("/") or API_ROOT
-        return cls(f"{scheme}://{host}{path}", host, bare=not parts.scheme)
+        return cls(f"{scheme}://{host}{path}", host, not parts.scheme, len(parts.path) > 1 and parts.path.endswith("/"))
 
 
 def is_localhost(registry: str) -> bool:

@@ -168,7 +168,7 @@ def inline_toml(file: RegistriesFile, settings: NodeSettings | None = None) -> s
 
 
 class _Rendering:
-    """One rendering: the files, and the notes on them."""
+    """One rendering."""
 
     def __init__(self, file: RegistriesFile, settings: NodeSettings) -> None:
         self.notes: list[str] = []
@@ -250,7 +250,8 @@ class _Rendering:
                 self.notes.append(f"{key}: {listed.base_url} is listed twice; the second is dropped")
                 continue
             endpoint = self._endpoint(listed, mirror)
-            if at + 1 == len(mirror.addresses) and default is not None and default.base_url == endpoint.base_url:
+            is_last = at + 1 == len(mirror.addresses)
+            if is_last and default is not None and default.base_url == endpoint.base_url and not listed.slash:
                 if endpoint.rewrites:
                     self.notes.append(f"{key}: no rewrite is done at its default endpoint, also if that is listed last")
                 has_config = self._config(_name(listed.host)).is_set or bool(endpoint.rewrites)
@@ -316,6 +317,8 @@ class _Rendering:
 
     def taken(self, directory: str, file: HostsFile) -> HostsFile | None:
         """Return what containerd makes of a file that reads otherwise than meant, None for any other."""
+        if not self._settings.has(features.HOSTS_TOML):
+            return None
         urls = [endpoint.base_url for endpoint in file.endpoints]
         odd = any(
             character in '\\"' or not character.isprintable()

@@ -5,7 +5,7 @@ Rules:
 - Names of images stay as they are. Each source registry gets a mirror that leads to where ``push`` puts its images.
 - One rewrite a mirror, anchored, without backslashes: K3s tries several rules in no fixed order, and cannot carry a
   backslash to containerd. Source: k3s-io/k3s, ``pkg/agent/templates``; k3s-io/containerd, ``core/remotes/docker``.
-- An endpoint has a scheme and no path, the one form that every K3s version understands.
+- An endpoint has a scheme and, but for one case below, no path: the form that every K3s version understands.
 - Secrets are written only if the user asked for it.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bundler import yamlfile
+from bundler.k3s.endpoint import is_localhost
 from bundler.oci.reference import Reference
 from bundler.oci.target import Target
 from bundler.registry.endpoint import Credential
@@ -121,10 +122,10 @@ def _mirror_of_itself(target: Target, prefix: str, pushed: list[Reference]) -> d
 
 def _otherwise_written(target: Target) -> str:
     """Return an endpoint for a target that is another text than that of its own default endpoint."""
-    if target.plain_http:
-        # The default endpoint is https.
-        return target.url
     has_port = target.host.rpartition("]")[2].find(":") >= 0
+    if target.plain_http and not (has_port and is_localhost(target.host)):
+        # The default endpoint is https; but on this machine itself a port makes it http.
+        return target.url
     return f"{target.url}/v2/" if has_port else f"{target.url}:443"
 
 

@@ -46,15 +46,12 @@ def content_for(content: ImageContent, platform: Platform, known: tuple[Platform
 
 
 def _below(index: Index, platform: Platform, documents: dict[Digest, Manifest | Index]) -> PlatformContent | None:
-    stated = {
-        child.digest: child.platform
-        for child in index.manifests
-        if child.platform is not None and ATTESTED_DIGEST not in child.annotations
-    }
+    children = [child for child in index.manifests if ATTESTED_DIGEST not in child.annotations]
+    stated = {child.digest: child.platform for child in children if child.platform is not None}
     suited = best(platform, stated)
     # containerd takes the first of those that suit equally well.
-    order = [child.digest for child in index.manifests if child.digest in suited]
-    order += [child.digest for child in index.manifests if child.digest not in stated]
+    order = [child.digest for child in children if child.digest in suited]
+    order += [child.digest for child in children if child.digest not in stated]
     for digest in order:
         child = documents.get(digest)
         if isinstance(child, Manifest):

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Make the programs that the tests, the demo and the benchmarks talk to available: those named as arguments,
-# or all of docker-registry, containerd (with ctr, its shim and runc), skopeo, strace, openssl and faketime.
+# or all of docker-registry, containerd (with ctr, its shim and runc), kubectl (with the OpenAPI document of a
+# Kubernetes API server), skopeo, strace, openssl and faketime.
 #
 # docker-registry and containerd are unpacked into .tools/ instead of being installed, because their
 # packages would start system services; the tests start their own, on free ports, in temporary places.
+# kubectl and the document are unpacked too: nothing outside the tests wants them.
 # A program that is already on PATH is left alone. Running this again when all is there does nothing.
 set -euo pipefail
 
@@ -40,6 +42,11 @@ fi
 if wanted containerd; then
     have_all containerd ctr containerd-shim-runc-v2 || to_unpack+=(containerd)
     have runc || to_unpack+=(runc)
+fi
+openapi="$tools/usr/share/gocode/src/k8s.io/kube-openapi/test/integration/testdata/aggregator/openapi.json"
+if wanted kubectl; then
+    have kubectl || to_unpack+=(kubernetes-client)
+    [ -e "$openapi" ] || to_unpack+=(golang-k8s-kube-openapi-dev)
 fi
 if wanted skopeo; then
     # skopeo needs shared libraries, and refuses to copy anything without a trust policy.
@@ -84,7 +91,8 @@ if [ "${#to_install[@]}" -gt 0 ]; then
     apt-get install -qq -y --no-install-recommends "${to_install[@]}"
 fi
 
-for program in docker-registry containerd skopeo strace openssl faketime; do
+for program in docker-registry containerd kubectl skopeo strace openssl faketime; do
     ! wanted "$program" || have "$program" || fail "$program is still missing"
 done
+! wanted kubectl || [ -e "$openapi" ] || fail "the OpenAPI document of Kubernetes is still missing"
 echo "install-programs: done"

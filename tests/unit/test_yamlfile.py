@@ -197,6 +197,52 @@ def test_dump_is_block_style_ordered_and_quotes_what_looks_like_something_else()
     assert load(text).data == data
 
 
+def load_all(text: str) -> list[YamlDocument]:
+    return yamlfile.load_all(text, "r.yaml", error=BadRegistriesFileError)
+
+
+def test_several_documents_with_places_in_the_whole_text() -> None:
+    first, second = load_all("# one\na: &x 1\n---\n\n---\nb:\n  - c\n...\n---\n~\n")
+    assert (first.data, second.data) == ({"a": 1}, {"b": ["c"]})
+    assert first.place(("a",)) == "r.yaml:2"
+    assert second.where(("b", 0)) == (7, 5)
+    assert second.error_at(("b",), "no").message == "r.yaml:7:3: no"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n---\n", "~\n--- ~\n"])
+def test_no_documents(text: str) -> None:
+    assert load_all(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("a: 1\n---\na: 1\na: 2\n", "4:1", "same key as in line 3"),
+        ("a: 1\n---\nb: [\n", "4:1", "expected"),
+        ("a: &x 1\n---\nb: *x\n", "3:4", "undefined alias"),
+        ("a: 1\n--- !x\nb: 1\n", "2:5", "tag"),
+        ("a: 1\n---\nb: \x07", "3:4", "character"),
+    ],
+)
+def test_one_bad_document_of_several(text: str, where: str, what: str) -> None:
+    with pytest.raises(BadRegistriesFileError, match=what) as caught:
+        load_all(text)
+    assert caught.value.message.startswith(f"r.yaml:{where}: ")
+
+
+def test_the_bound_is_that_of_all_documents_together() -> None:
+    row = f"- [{', '.join(['x'] * 99)}]\n"
+    text = row * 250
+    assert len(load_all(f"{text}---\n{text}"[: -len(row)])) == 2
+    for many in (f"{text}---\n{text}---\n[x]\n", "--- x\n" * (yamlfile.MAX_NODES + 1)):
+        with pytest.raises(BadRegistriesFileError, match="more than 50000 values"):
+            load_all(many)
+    with pytest.raises(BadRegistriesFileError, match="larger than"):
+        load_all("x" * (yamlfile.MAX_DOCUMENT_BYTES + 1))
+    with pytest.raises(BadRegistriesFileError, match="too deeply"):
+        load_all("a: 1\n---\n" + "[" * 5000)
+
+
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -211,7 +257,16 @@ def test_dump_then_load_gives_the_same(data: object) -> None:
     assert load(text).data == data
 
 
+@given(st.lists(PLAIN, max_size=4))
+def test_several_dumped_then_loaded_give_the_same(data: list[object]) -> None:
+    text = yamlfile.dump_all(data)
+    assert list(yaml.safe_load_all(text)) == data
+    assert [document.data for document in load_all(text)] == [item for item in data if item is not None]
+
+
 @given(st.text(alphabet="ab:-[]{}&*!<'\"\n ,#|>~1.", max_size=40))
 def test_any_text_loads_or_is_refused(text: str) -> None:
     with suppress(BadRegistriesFileError):
         load(text)
+    with suppress(BadRegistriesFileError):
+        load_all(text)

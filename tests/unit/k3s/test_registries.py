@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bundler.errors import BadRegistriesFileError
 from bundler.k3s.endpoint import Address
+from bundler.k3s.hosts import THIS_COMPUTER, render
 from bundler.k3s.registries import Endpoint, EndpointAuth, EndpointTls, RegistriesFile
 
 HUB = "https://registry-1.docker.io/v2"
@@ -19,8 +20,12 @@ def parse(text: str) -> RegistriesFile:
     return RegistriesFile.parse(text, "r.yaml")
 
 
+def endpoints_of(file: RegistriesFile, registry: str) -> list[Endpoint]:
+    return render(file, THIS_COMPUTER).endpoints_for(registry)
+
+
 def endpoints(text: str, registry: str = "docker.io") -> list[Endpoint]:
-    return parse(text).endpoints_for(registry)
+    return endpoints_of(parse(text), registry)
 
 
 def urls(text: str, registry: str = "docker.io") -> list[str]:
@@ -94,7 +99,7 @@ def test_bad_endpoints_are_refused_with_their_line_and_unquoted(text: str) -> No
 def test_an_empty_file_is_no_file(text: str) -> None:
     for file in (parse(text), RegistriesFile.empty()):
         assert file.warnings == ()
-        assert file.endpoints_for("docker.io") == [Endpoint(HUB, "registry-1.docker.io", is_default=True)]
+        assert endpoints_of(file, "docker.io") == [Endpoint(HUB, "registry-1.docker.io", is_default=True)]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +112,7 @@ def test_an_empty_file_is_no_file(text: str) -> None:
     ],
 )
 def test_default_endpoints(registry: str, base_url: str) -> None:
-    (endpoint,) = RegistriesFile.empty().endpoints_for(registry)
+    (endpoint,) = endpoints_of(RegistriesFile.empty(), registry)
     assert endpoint == Endpoint(base_url, registry, is_default=True)
 
 
@@ -277,7 +282,7 @@ configs:
 )
 def test_auth(auth: str, expected: EndpointAuth | None) -> None:
     file = parse(f"configs: {{r.example: {{auth: {auth}}}}}")
-    assert file.endpoints_for("r.example")[0].auth == expected
+    assert endpoints_of(file, "r.example")[0].auth == expected
     assert file.warnings == ()
 
 
@@ -356,7 +361,7 @@ def test_a_path_that_holds_the_api_root_elsewhere_is_no_mistake() -> None:
 
 def test_no_secret_in_repr() -> None:
     file = parse(CONFIGS + "  token.example: {auth: {identity_token: hunter2}}\n")
-    shown = repr(file) + repr(file.endpoints_for("docker.io")) + repr(file.endpoints_for("token.example"))
+    shown = repr(file) + repr(endpoints_of(file, "docker.io")) + repr(endpoints_of(file, "token.example"))
     assert "robot$k3s" in shown
     for secret in ("0123", "pa:ss", "dXNlcjpwYTpzcw", "hunter2"):
         assert secret not in shown
