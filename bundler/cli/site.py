@@ -138,7 +138,15 @@ def needs_target(site: Site) -> Target:
 
     Raises:
         click.UsageError: There is none.
+        NothingSelectedError: It needs none, as nothing is put into a registry there.
     """
+    from bundler.errors import NothingSelectedError  # noqa: PLC0415 - keeps --help fast
+    from bundler.site.routes import NO_REGISTRY_HINT, Mode  # noqa: PLC0415
+
+    if site.mode is Mode.EMBEDDED:
+        raise NothingSelectedError(
+            "no image is put into a registry at this site: its mode is embedded", hint=NO_REGISTRY_HINT
+        )
     if site.target is None:
         raise click.UsageError("images are put into the registry here, so a target is needed: TARGET, or --target")
     return site.target

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from bundler.errors import BadHostsFileError
 from bundler.k3s import features, oldhosts
 from bundler.k3s.endpoint import DOCKER_HUB_HOST, Address, Endpoint, EndpointTls, is_localhost
-from bundler.k3s.hoststoml import OWN, HostsFile
+from bundler.k3s.hoststoml import EMBEDDED_CERTIFICATE, OWN, HostsFile
 from bundler.k3s.registries import ANY, HostConfig, Mirror, RegistriesFile
 from bundler.k3s.suggest import short
 from bundler.k3s.version import K3sVersion
@@ -306,7 +306,7 @@ class _Rendering:
             self.notes.append(f'{settings.version} shares nothing of registries that only "*" stands for')
         agent = f"{settings.data_dir}/agent"
         tls = EndpointTls(
-            f"{agent}/server-ca.crt", f"{agent}/client-k3s-controller.crt", f"{agent}/client-k3s-controller.key"
+            f"{agent}/server-ca.crt", f"{agent}/{EMBEDDED_CERTIFICATE}", f"{agent}/client-k3s-controller.key"
         )
         address = Address.parse(f"https://{settings.embedded_host}")
         for key, mirror in self._mirrors.items():

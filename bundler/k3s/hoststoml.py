@@ -22,9 +22,10 @@ from bundler.oci.reference import is_repository
 
 #: A default endpoint of no fixed place: whatever the registry's own is.
 OWN = Endpoint("", "", is_default=True)
+#: What a node shows to the embedded registry.
+EMBEDDED_CERTIFICATE = "client-k3s-controller.crt"
 #: The patterns that match a whole path once, whatever it is.
 _WHOLE = ("^(.*)$", "(.*)", "^(.*)", "^(.+)$", "(.+)", "^(.+)", "(.+)$")
-_EMBEDDED_PORT = ":6443"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +174,15 @@ def _endpoint(server: str, table: dict[str, Any], name: str, *, is_default: bool
         return replace(OWN, tls=tls)
     try:
         parts = urlsplit(server if server.startswith("http") else f"https://{server}")
-        host, hostname, port = parts.netloc, parts.hostname or "", parts.port
+        host, hostname, _ = parts.netloc, parts.hostname or "", parts.port
     except ValueError as error:
         raise BadHostsFileError(f"{name}: {server[:80]!r} is not a URL") from error
     path = posixpath.normpath(parts.path) if parts.path else ""
     if not override and not path.endswith(API_ROOT):
         path = path.rstrip("/") + API_ROOT
-    embedded = not is_default and is_loopback(hostname) and host.endswith(_EMBEDDED_PORT) and port is not None
+    # On whatever port a server was told to listen: nothing else on a node is shown this certificate.
+    shown = tls.cert_file if tls and tls.cert_file else ""
+    embedded = not is_default and is_loopback(hostname) and posixpath.basename(shown) == EMBEDDED_CERTIFICATE
     return Endpoint(
         base_url=f"{parts.scheme}://{host}{path}",
         host=host,
@@ -187,7 +190,7 @@ def _endpoint(server: str, table: dict[str, Any], name: str, *, is_default: bool
         rewrites=tuple(_rewrites(rewrites, name)),
         tls=tls,
         override_path=override and path != API_ROOT,
-        is_embedded=embedded and bool(tls and tls.cert_file),
+        is_embedded=embedded,
     )
 
 

@@ -33,7 +33,7 @@ from bundler.registry.client import RegistryClient
 from bundler.registry.harbor import Harbor
 from bundler.registry.session import Chunking
 from bundler.report import Report
-from bundler.site.routes import Route, Site
+from bundler.site.routes import NO_REGISTRY_HINT, Route, Site
 from bundler.transfer.harbor import FIRST_AT_ONCE, MOST_AT_ONCE, CreateProjects, HarborCheck, check_names
 from bundler.transfer.plan import Action, PushImage, TransferPlan, make_plan
 from bundler.transfer.push import PushedImage, Pusher, missing_blob
@@ -110,8 +110,7 @@ def push_bundle(options: PushOptions, client: RegistryClient, progress: Progress
     if elsewhere := bundle.routed(Route.EMBEDDED):
         if not images:
             raise NothingSelectedError(
-                "no image of this bundle is put into a registry at this site",
-                hint="Nodes get them through agent/images and from each other; RUNBOOK.md of `config` has the steps.",
+                "no image of this bundle is put into a registry at this site", hint=NO_REGISTRY_HINT
             )
         note(report, f"{len(elsewhere)} images are routed to the embedded registry, and are not pushed")
     place = Digest.of(f"{options.target.host}/{options.target.prefix}".encode()).short

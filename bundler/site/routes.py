@@ -35,6 +35,7 @@ API_VERSION = "airgap-sync/v1"
 KIND = "Site"
 #: As the pattern of a route: every image that K3s or its upgrade needs. No name of an image reads so.
 K3S_SET = "k3s"
+NO_REGISTRY_HINT = "Nodes get them through agent/images and from each other; RUNBOOK.md of `config` has the steps."
 
 
 class Mode(StrEnum):
