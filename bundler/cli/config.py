@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from bundler.site.routes import Site
 
 _MAX_FILE_BYTES = 1024 * 1024
+# It stands in commands of RUNBOOK.md, unquoted.
+_NODE_PATH = re.compile(r"(?:/[A-Za-z0-9._+@=,:-]+)+/?")
 
 
 @click.command(
@@ -115,8 +118,8 @@ def command(
         raise click.UsageError(problem)
     if place.mode is not Mode.EMBEDDED:
         sites.needs_target(place)
-    if not node_dir.startswith("/"):
-        raise click.UsageError("--node-dir is an absolute path on nodes")
+    if not _NODE_PATH.fullmatch(node_dir):
+        raise click.UsageError("--node-dir is an absolute path on nodes, of letters, digits and . _ - + @ = , :")
     node_dir = node_dir.rstrip("/")
     identity = access.TargetAccess(**given)
     result = write_config(

@@ -123,7 +123,7 @@ def command(
     checked = PreflightOptions(
         directory=Path(bundle),
         site=place,
-        advice=_advice(bundle, place, site_file, registries),
+        advice=_advice(bundle, place, site_file, registries, local),
         registries=registries,
         config=Path(config_dir) if config_dir else None,
         node=local,
@@ -132,9 +132,10 @@ def command(
         containerd=_containerd(local),
         cluster=_cluster(kubeconfig, http),
         target=target_client if place.target else None,
+        ca_files=ca_files,
         jobs=jobs,
     )
-    collected = [_result(name) for name in results]
+    collected = [(name, _result(name)) for name in results]
     found = run_preflight(checked, http, Hosts(most=jobs, max_wait_s=access.PATIENCE_S), collected)
     document = found.to_dict(bundle)
     if out_file:
@@ -177,7 +178,9 @@ def _result(name: str) -> Verdict:
         raise BadResultError(f"{name} cannot be read: {error.strerror}") from error
 
 
-def _advice(bundle: str, site: Site, site_file: str | None, registries: tuple[str, str] | None) -> Advice:
+def _advice(
+    bundle: str, site: Site, site_file: str | None, registries: tuple[str, str] | None, node: LocalNode | None
+) -> Advice:
     from bundler.site.pulls import Advice  # noqa: PLC0415 - keeps --help fast
 
     flags = (f"--mode {site.mode}" if site.embedded else "") + (" --keep-registry" if site.keep_registry else "")
@@ -188,6 +191,7 @@ def _advice(bundle: str, site: Site, site_file: str | None, registries: tuple[st
         registries=registries[0] if registries else "registries.yaml",
         push=f"airgap-sync push {bundle} {where}".rstrip(),
         config=f"airgap-sync config {bundle} {target}{flags}".rstrip() + " --to DIR",
+        certs_d=str(node.certs_d) if node else None,
     )
 
 
@@ -226,6 +230,8 @@ def _why(found: Verdict) -> str:
 
 def _text(found: Verdict) -> str:
     """Return the result for people: what is wrong, image by image, then the site, then what is not known."""
+    from bundler.errors import one_line  # noqa: PLC0415 - keeps --help fast
+
     lines: list[str] = []
     # What the platforms of an image have in common is said once, and so is what mends several images.
     by_fix: dict[tuple[bool | None, str, str], dict[tuple[str, str], list[str]]] = {}
@@ -252,4 +258,4 @@ def _text(found: Verdict) -> str:
     lines += [f"seeds       {platform}: {', '.join(names)}" for platform, names in found.seeds.items()]
     good = sum(image.ok is True for image in found.images)
     lines.append(f"verdict: {'pass' if found.passed else 'fail'}; {good} of {len(found.images)} pulls would succeed")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{one_line(line)}\n" for line in lines)

@@ -106,7 +106,7 @@ def write_config(options: ConfigOptions) -> ConfigResult:
         BadOutputError: The directory is not empty, and is not to be replaced; or it cannot be written.
         AirgapSyncError: From :func:`load_bundle` and :func:`make_files`; nothing was written.
     """
-    check_place(options.to, force=options.force)
+    check_place(options.to, options.directory, force=options.force)
     bundle = load_bundle(options.directory, options.site)
     made = make_files(
         ConfigRequest(
@@ -131,12 +131,15 @@ def write_config(options: ConfigOptions) -> ConfigResult:
     return ConfigResult(options.to, kept, made, options.site, counts, warnings)
 
 
-def check_place(to: Path, *, force: bool) -> None:
+def check_place(to: Path, bundle: Path, *, force: bool) -> None:
     """Make sure that a directory may be written.
 
     Raises:
-        BadOutputError: It may not.
+        BadOutputError: It may not; neither may what is the bundle itself, or in it, or has it in it.
     """
+    ours, theirs = to.resolve(), bundle.resolve()
+    if ours.is_relative_to(theirs) or (to.exists() and theirs.is_relative_to(ours)):
+        raise BadOutputError(f"{to} and the bundle {bundle} are not apart", hint="Name a directory beside the bundle.")
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         raise BadOutputError(f"{to} is not a directory", hint="Name a directory that is not there yet.")
     if not to.exists() or force:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bundler import yamlfile
-from bundler.errors import AirgapSyncError, BadRegistriesFileError, BadSucManifestError
+from bundler.errors import AirgapSyncError, BadRegistriesFileError, BadResultError, BadSucManifestError
+from bundler.k3s import features
 from bundler.k3s.endpoint import Endpoint
 from bundler.k3s.hosts import NodeHosts, NodeSettings, parse, render
 from bundler.k3s.registries import RegistriesFile
@@ -53,6 +54,7 @@ class PreflightOptions:
         containerd: Its containerd, if it answers.
         cluster: The cluster, if it can be asked.
         target: The client of the target for questions about room, if there is one.
+        ca_files: Where there is no registries.yaml yet: the CAs that it will name.
         jobs: Images checked at once.
     """
 
@@ -67,6 +69,7 @@ class PreflightOptions:
     containerd: Containerd | None = None
     cluster: Cluster | None = None
     target: Callable[[], RegistryClient] | None = None
+    ca_files: tuple[str, ...] = ()
     jobs: int = 4
 
 
@@ -79,20 +82,25 @@ class _Facts:
     plans: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
 
 
-def run_preflight(options: PreflightOptions, http: Http, hosts: Hosts, results: Sequence[Verdict] = ()) -> Verdict:
+def run_preflight(
+    options: PreflightOptions, http: Http, hosts: Hosts, results: Sequence[tuple[str, Verdict]] = ()
+) -> Verdict:
     """Check everything.
 
     Args:
         options: What is checked.
         http: What registries are asked with.
         hosts: The hosts of this run.
-        results: Of nodes, to be put together instead of checking pulls from here.
+        results: Of nodes, each with its place, to be put together instead of checking pulls from here.
 
     Raises:
+        BadResultError: A result is not of a node, not of this bundle, or of the same node as another.
         AirgapSyncError: The bundle, the registries file or the configuration cannot be used, or the cluster not asked.
     """
     bundle = load_bundle(options.directory, options.site)
-    return _Preflight(options, bundle, http, hosts).run(results)
+    check = _Preflight(options, bundle, http, hosts)
+    check.accept(results)
+    return check.run([result for _, result in results])
 
 
 class _Preflight:
@@ -108,6 +116,24 @@ class _Preflight:
             CheckedImage(image.reference, image.content, image.route, platforms_of(bundle.lock, image.reference))
             for image in bundle.images
         ]
+
+    def accept(self, results: Sequence[tuple[str, Verdict]]) -> None:
+        """Make sure that results are those of different nodes, for this bundle."""
+        places: dict[str, str] = {}
+        for place, result in results:
+            if result.node is None:
+                raise BadResultError(f"{place} is not the result of a node: preflight was run elsewhere")
+            if result.lock_digest != self._verdict.lock_digest:
+                raise BadResultError(
+                    f"{place} is the result for another bundle, whose lock is {result.lock_digest}, not "
+                    f"{self._verdict.lock_digest}"
+                )
+            if result.node in places:
+                raise BadResultError(
+                    f"{places[result.node]} and {place} are both of node {result.node}",
+                    hint="Name one of them; or, if they are of two nodes, run preflight there again with --node NAME.",
+                )
+            places[result.node] = place
 
     def run(self, results: Sequence[Verdict]) -> Verdict:
         options, verdict = self._options, self._verdict
@@ -186,7 +212,9 @@ class _Preflight:
             self._hosts,
             options.advice,
             on_node=options.node is not None,
-            files=self._files(),
+            here=self._here_of(self._files()),
+            # `config` would write them into a registries.yaml; in one that is there, they are or are not.
+            ca_files=options.ca_files if options.registries is None else (),
         )
         if options.node is None and options.site.target:
             self._verdict.not_checked.append(
@@ -233,9 +261,15 @@ class _Preflight:
                 self._verdict.add(
                     "k3s-reads-otherwise", Severity.WARNING, place, f"{version or 'K3s'}: {note}", "Mend the file."
                 )
-        if options.node is None or not options.node.hosts:
+        if options.node is None:
             return rendered
-        actual = parse(options.node.hosts, file)
+        running = self._running()
+        if not options.node.hosts and running and not features.HOSTS_TOML.in_version(running):
+            self._verdict.not_checked.append(
+                f"whether K3s was restarted since {place} was changed: {running} has no certs.d to compare it with"
+            )
+            return rendered
+        actual = parse(options.node.hosts, file, running)
         self._compare(actual, rendered, place)
         return [actual]
 
@@ -244,12 +278,15 @@ class _Preflight:
         registries = sorted({image.reference.registry for image in self._images})
         restart = "systemctl restart k3s    (on an agent: k3s-agent)"
 
-        def places(hosts: NodeHosts, registry: str) -> list[str]:
-            return [endpoint.base_url for endpoint in hosts.endpoints_for(registry) if not endpoint.is_default]
+        shares = any(endpoint.is_embedded for registry in registries for endpoint in actual.endpoints_for(registry))
 
-        if self._options.site.embedded and not any(
-            endpoint.is_embedded for registry in registries for endpoint in actual.endpoints_for(registry)
-        ):
+        def places(hosts: NodeHosts, registry: str) -> list[str]:
+            # The embedded registry may listen on any port, and where it is off nowhere, that is said once.
+            found = [endpoint for endpoint in hosts.endpoints_for(registry) if not endpoint.is_default]
+            found = [endpoint for endpoint in found if shares or not endpoint.is_embedded]
+            return ["other nodes" if endpoint.is_embedded else endpoint.base_url for endpoint in found]
+
+        if self._options.site.embedded and not shares:
             self._verdict.add(
                 "embedded-off",
                 Severity.ERROR,
@@ -267,6 +304,11 @@ class _Preflight:
                     f"{', '.join(places(rendered[0], registry)) or 'none'}",
                     f"K3s reads the file only when it starts: {restart}",
                 )
+
+    def _running(self) -> K3sVersion | None:
+        """Return the version that this node runs, as far as known."""
+        listed = {node.name: node.version for node in self._facts.nodes}
+        return listed.get(self._options.node_name or "") or self._options.site.running
 
     def _as_written(self) -> str:
         if self._options.node is not None:
@@ -288,9 +330,24 @@ class _Preflight:
                     found[path] = str(directory / Path(path).name)
         return found
 
+    def _here_of(self, written: Mapping[str, str]) -> Callable[[str], str]:
+        """Return what finds files of nodes: on the node that is looked at, else beside what `config` wrote."""
+        root = self._options.node.root if self._options.node else Path("/")
+
+        def here(path: str) -> str:
+            place = root / path.lstrip("/")
+            return str(place) if place.exists() else written.get(path, str(place))
+
+        return here
+
     def _present(self) -> dict[str, Any] | None:
-        containerd = self._options.containerd
-        if self._options.node is None or containerd is None:
+        options, containerd = self._options, self._options.containerd
+        if options.node is None or not options.site.embedded:
+            return None
+        if containerd is None:
+            self._verdict.not_checked.append(
+                f"what containerd has on this node: {options.node.socket} is not there, or no `k3s` or `ctr` is in PATH"
+            )
             return None
         try:
             return dict(containerd.complete_images())

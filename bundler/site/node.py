@@ -10,6 +10,7 @@ from bundler.oci.platform import Platform
 
 _DATA = "var/lib/rancher/k3s"
 _CONFIG = "etc/rancher/k3s"
+_CERTS = f"{_DATA}/agent/etc/containerd/certs.d"
 _MAX_FILE_BYTES = 1024 * 1024
 #: What `uname -m` says, where it is another word than an image's.
 _MACHINES = {"armv7l": "arm/v7", "armv6l": "arm/v6", "armv8l": "arm/v7", "i686": "386", "i386": "386"}
@@ -28,6 +29,11 @@ class LocalNode:
     root: Path
     registries: tuple[str, str] | None
     hosts: dict[str, str]
+
+    @property
+    def certs_d(self) -> Path:
+        """Where K3s writes what containerd asks."""
+        return self.root / _CERTS
 
     @property
     def socket(self) -> Path:
@@ -52,7 +58,7 @@ def read_node(root: Path) -> LocalNode | None:
     except (OSError, ValueError) as error:
         raise BadRegistriesFileError(f"{path} cannot be read: {error}", hint="Run this as root on a node.") from error
     hosts = {}
-    certs = root / _DATA / "agent/etc/containerd/certs.d"
+    certs = root / _CERTS
     try:
         for directory in sorted(certs.iterdir()) if certs.is_dir() else ():
             if (directory / "hosts.toml").is_file():

@@ -11,10 +11,9 @@ Source: containerd docs/hosts.md; ``core/remotes/docker/resolver.go`` and ``fetc
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from bundler.errors import (
     AirgapSyncError,
@@ -41,6 +40,11 @@ from bundler.site.findings import ImageResult, Problem
 from bundler.site.platforms import PlatformContent, content_for
 from bundler.site.routes import Route, Site
 
+_TO_SEEDS = (
+    "Put the archive of this bundle into agent/images of the seeds, by the command in RUNBOOK.md, which `airgap-sync "
+    "config` writes, and wait until K3s has imported it."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
@@ -64,11 +68,13 @@ class Advice:
         registries: The registries.yaml that was checked.
         push: The command that puts images into the registry.
         config: The command that makes node files.
+        certs_d: What K3s made of it on this node; None if that is not what was checked.
     """
 
     registries: str
     push: str
     config: str
+    certs_d: str | None = None
 
 
 class PullCheck:
@@ -81,7 +87,8 @@ class PullCheck:
         hosts: The hosts of this run.
         advice: For the messages.
         on_node: The peers can be asked too.
-        files: Where files that registries.yaml names lie here, by their paths on nodes.
+        here: Gives for a path on nodes, such as that of a CA, where that file lies for us.
+        ca_files: Trusted at all endpoints besides what registries.yaml names.
     """
 
     def __init__(
@@ -93,7 +100,8 @@ class PullCheck:
         advice: Advice,
         *,
         on_node: bool,
-        files: Mapping[str, str],
+        here: Callable[[str], str],
+        ca_files: tuple[str, ...] = (),
     ) -> None:
         self._site = site
         self._endpoints = endpoints
@@ -101,7 +109,8 @@ class PullCheck:
         self._hosts = hosts
         self._advice = advice
         self._on_node = on_node
-        self._files = files
+        self._here = here
+        self._ca_files = ca_files
         self._clients: dict[Endpoint, RegistryClient] = {}
         self._answers: dict[tuple[Endpoint, str, str], bool | AirgapSyncError] = {}
         self._lock = threading.Lock()
@@ -129,7 +138,7 @@ class PullCheck:
     ) -> tuple[bool | None, Problem | None]:
         asked = [endpoint for endpoint in endpoints if self._on_node or not endpoint.is_embedded]
         shared = any(endpoint.is_embedded for endpoint in endpoints)
-        only_default = all(endpoint.is_default for endpoint in endpoints)
+        only_default = bool(endpoints) and all(endpoint.is_default for endpoint in endpoints)
         if image.route is Route.EMBEDDED and not shared and only_default:
             return False, self._missing_mirror(image)
         attempts = [_Attempt(endpoint) for endpoint in asked]
@@ -157,7 +166,8 @@ class PullCheck:
         root = image.content.root
         try:
             repository = self._repository(attempt.endpoint, image.reference.repository)
-            attempt.place = f"{repository.place}:{image.reference.api_reference}"
+            mark = "@" if image.reference.digest else ":"
+            attempt.place = f"{repository.place}{mark}{image.reference.api_reference}"
             answer = repository.head_manifest(image.reference.api_reference)
         except AirgapSyncError as error:
             attempt.error = error
@@ -194,7 +204,10 @@ class PullCheck:
                     f"Mend the mirror of {image.reference.registry} in {self._advice.registries}, copy it to all nodes "
                     f"and restart K3s there: {self._advice.config}",
                 )
-        return Problem("image-absent", words, f"Put it there: {self._advice.push}")
+        return Problem("image-absent", words, self._put(image, f"Put it there: {self._advice.push}"))
+
+    def _put(self, image: CheckedImage, push: str) -> str:
+        return _TO_SEEDS if image.route is Route.EMBEDDED else push
 
     def _there(self, endpoint: Endpoint, repository: str, image: CheckedImage) -> bool:
         try:
@@ -204,9 +217,16 @@ class PullCheck:
 
     def _missing_mirror(self, image: CheckedImage) -> Problem:
         registry = image.reference.registry
+        if self._advice.certs_d:
+            return Problem(
+                "missing-mirror",
+                f"{self._advice.certs_d} has no mirror for {registry}, so this node asks {registry} itself",
+                f"See that {self._advice.registries} has one, as `config` writes it, and restart K3s here: "
+                f"{self._advice.config}",
+            )
         return Problem(
             "missing-mirror",
-            f"{self._advice.registries} has no mirror for {registry}, so nodes ask {registry} itself",
+            f"{self._advice.registries} gives nodes no mirror for {registry}, so they ask {registry} itself",
             f"Make the file anew, copy it to every node and restart K3s there: {self._advice.config}",
         )
 
@@ -234,7 +254,7 @@ class PullCheck:
     def _whole(
         self, image: CheckedImage, content: PlatformContent, attempts: list[_Attempt]
     ) -> tuple[bool | None, Problem | None]:
-        fix = f"Put it back: {self._advice.push} --verify all"
+        fix = self._put(image, f"Put it back: {self._advice.push} --verify all")
         names = image.reference.repository
         for manifest in content.manifests[1:]:
             digest = manifest.digest
@@ -255,7 +275,8 @@ class PullCheck:
             answer = self._answer(attempt.endpoint, name, key, ask)
             if answer is True:
                 return None
-            said.append(answer.message if isinstance(answer, AirgapSyncError) else f"{attempt.repository} lacks it")
+            place = f"{attempt.endpoint.base_url}/{_asked(attempt.endpoint, name)}"
+            said.append(answer.message if isinstance(answer, AirgapSyncError) else f"{place} lacks it")
         return "; ".join(dict.fromkeys(said))
 
     def _answer(
@@ -291,7 +312,7 @@ class PullCheck:
                     api_url=endpoint.base_url,
                     tls=replace(
                         tls,
-                        ca_files=tuple(self._here(path) for path in tls.ca_files),
+                        ca_files=(*(self._here(path) for path in tls.ca_files), *self._ca_files),
                         cert_file=self._here(tls.cert_file) if tls.cert_file else None,
                         key_file=self._here(tls.key_file) if tls.key_file else None,
                     ),
@@ -301,9 +322,6 @@ class PullCheck:
                 )
                 client = self._clients[endpoint] = RegistryClient(made, self._http, self._hosts)
         return client
-
-    def _here(self, path: str) -> str:
-        return path if Path(path).exists() else self._files.get(path, path)
 
 
 class _Attempt:
@@ -320,11 +338,6 @@ class _Attempt:
     def usable(self) -> bool:
         """Whether it can be asked for more."""
         return self.error is None
-
-    @property
-    def repository(self) -> str:
-        """The place without the tag."""
-        return self.place.rpartition(":")[0]
 
     def words(self) -> str:
         return self.error.message if self.error else f"{self.place} is not there"

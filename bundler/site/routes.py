@@ -71,7 +71,8 @@ class RouteRule:
             ValueError: It has another form.
         """
         pattern, equals, route = text.rpartition("=")
-        if not equals or not pattern or route not in list(Route):
+        # What is not printable is in no name, and may be no text that a file can hold.
+        if not equals or not pattern or not pattern.isprintable() or route not in list(Route):
             raise ValueError(f"{text[:80]!r} is not PATTERN=registry or PATTERN=embedded")
         return cls(pattern, Route(route))
 

@@ -383,13 +383,14 @@ def _upgrade(facts: Facts) -> list[_Step]:
                 ),
             )
         )
+    pulled = facts.counts.get(Route.REGISTRY, 0) > 0
     steps.append(
         _Step(
             "Tidy up",
             "When every node is upgraded and the site works. Not earlier: the archive of the version before is part of the "
             "way back.",
             [
-                f"rm -f {AGENT_IMAGES}/airgap-sync-pre-pull.txt    # on every node",
+                *([f"rm -f {AGENT_IMAGES}/airgap-sync-pre-pull.txt    # on every node"] if pulled else []),
                 f"ls {AGENT_IMAGES}    # remove archives of versions that no node runs any more",
             ],
         )

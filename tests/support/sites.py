@@ -6,7 +6,7 @@ made once for all processes of a test run: take it as it is, and copy it before 
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +26,7 @@ from tests.support.media_types import DOCKER_LIST, OCI_INDEX
 
 V131 = "v1.31.7+k3s1"
 V132 = "v1.32.3+k3s1"
-V133 = "v1.33.3+k3s1"
+V133 = "v1.33.4+k3s1"
 
 #: Ten apps of two registries; the names are asked for as they stand, `@` for a digest to be put in.
 APPS = (
@@ -60,8 +60,14 @@ class Recipe:
     versions: tuple[str, ...] = (V131, V132)
     apps: tuple[str, ...] = APPS
     platforms: tuple[str, ...] = ("linux/amd64", "linux/arm64")
-    lacking: tuple[str, ...] = ()
+    lacking: Collection[str] = ()
     options: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A name for what comes of it."""
+        parts = (self.versions, self.apps, self.platforms, sorted(self.lacking), self.options)
+        return digest_of(repr(parts).encode())[7:19]
 
 
 #: One release without parts that can be turned off, and two apps: quick to push.
@@ -163,7 +169,7 @@ def bundle_of(factory: pytest.TempPathFactory, recipe: Recipe | None = None) -> 
     base = factory.getbasetemp()
     # Under pytest-xdist every process has a directory of its own below the one of the run.
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    place = root / f"site-{digest_of(repr(recipe).encode())[7:19]}"
+    place = root / f"site-{recipe.key}"
     with FileLock(f"{place}.lock"):
         if not (place / "made").exists():
             make_bundle(place / "bundle", recipe, beside=place / "beside")

@@ -73,7 +73,21 @@ def test_a_rule_is_parsed_and_written_again(text: str, pattern: str, route: Rout
     assert (rule.pattern, rule.route, str(rule)) == (pattern, route, text)
 
 
-@pytest.mark.parametrize("text", ["", "k3s", "=registry", "k3s=", "k3s=Registry", "k3s=peers", "registry=k3s", "="])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "k3s",
+        "=registry",
+        "k3s=",
+        "k3s=Registry",
+        "k3s=peers",
+        "registry=k3s",
+        "=",
+        "\udcff=registry",
+        "a\n=registry",
+    ],
+)
 def test_what_is_no_rule_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="PATTERN=registry or PATTERN=embedded"):
         RouteRule.parse(text)

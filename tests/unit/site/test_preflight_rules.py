@@ -1,0 +1,324 @@
+"""The rules of a preflight about the site as a whole: what makes each appear, and what makes it go away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bundler.bundle.lock import BundleLock, FailedImage, LockedImage, LockedRelease, Request
+from bundler.errors import BadK3sVersionError
+from bundler.k3s.images import upgrade_image
+from bundler.k3s.version import K3sVersion
+from bundler.oci.content import ImageContent
+from bundler.oci.descriptor import Descriptor
+from bundler.oci.digest import Digest
+from bundler.oci.manifest import Manifest
+from bundler.oci.mediatype import OCI_MANIFEST
+from bundler.oci.platform import Platform
+from bundler.oci.reference import Reference
+from bundler.site import preflight as rules
+from bundler.site.cluster import FreeBytes, Node
+from bundler.site.findings import ImageResult, Problem, Severity, Verdict
+from bundler.site.pulls import CheckedImage
+from bundler.site.routes import Mode, Route, Router, Site
+
+AMD64, ARM64 = Platform.parse("linux/amd64"), Platform.parse("linux/arm64")
+V131, V132 = K3sVersion.parse("v1.31.7+k3s1"), K3sVersion.parse("v1.32.3+k3s1")
+UPGRADE, KUBECTL = str(upgrade_image(V132)), "docker.io/rancher/kubectl:v1.30.3"
+PAUSE, APP = "docker.io/rancher/mirrored-pause:3.6", "ghcr.io/team/app:1"
+REGISTRY, EMBEDDED = Site(), Site(mode=Mode.EMBEDDED)
+ALWAYS = {rules.PULL_POLICY: "Always", rules.KUBECTL_IMAGE: "rancher/kubectl:v1.30.3"}
+
+
+def content(seed: str, *sizes: int) -> ImageContent:
+    blobs = tuple(
+        Descriptor("application/octet-stream", Digest.of(f"{seed} {at}".encode()), size)
+        for at, size in enumerate(sizes or (1, 1))
+    )
+    raw = seed.encode()
+    return ImageContent((Manifest(raw, OCI_MANIFEST, Digest.of(raw), blobs[0], blobs[1:]),), blobs)
+
+
+def image(name: str, route: Route = Route.EMBEDDED, *sizes: int, platforms: tuple[Platform, ...] = ()) -> CheckedImage:
+    return CheckedImage(Reference.parse(name), content(name, *sizes), route, platforms)
+
+
+def lock(*names: str, k3s: bool = True, failed: tuple[str, ...] = ()) -> BundleLock:
+    reason = f"system-upgrade-controller {V132}" if k3s else "asked for by hand"
+    images = tuple(
+        LockedImage(
+            *(Reference.parse(name), (reason,), OCI_MANIFEST, Digest.of(name.encode()), 1, Digest.of(name.encode())),
+            *(None, ("linux/amd64",), (), 1, 1),
+        )
+        for name in names
+    )
+    missing = tuple(FailedImage(Reference.parse(name), (reason,), "manifest-unknown") for name in failed)
+    request = Request((str(V132),), (), None, (), ("linux/amd64",))
+    return BundleLock(request, (LockedRelease(str(V132), "0" * 64),), images, missing)
+
+
+def node(name: str, version: str = str(V131), platform: Platform = AMD64, **fields: Any) -> Node:
+    try:
+        parsed = K3sVersion.parse(version)
+    except BadK3sVersionError:
+        parsed = None
+    return Node(name, version, parsed, platform, **{"ready": True, "shares": True, **fields})
+
+
+def found(verdict: Verdict) -> list[tuple[str, Severity, str]]:
+    return sorted((finding.rule, finding.severity, finding.place) for finding in verdict.findings)
+
+
+def fine(*images: CheckedImage) -> list[ImageResult]:
+    return [ImageResult(str(image.reference), "linux/amd64", ok=True) for image in images]
+
+
+def refused(results: list[ImageResult]) -> dict[str, str]:
+    return {result.reference: result.problem.rule for result in results if result.problem}
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("site", "version", "expected"),
+    [
+        (REGISTRY, "v1.20.1+k3s1", []),
+        (EMBEDDED, "v1.31.4+k3s1", []),
+        (EMBEDDED, "v1.31.3+k3s1", ["embedded-experimental"]),
+        (EMBEDDED, "v1.29.0+k3s1", ["embedded-unknown"]),
+        (Site(mode=Mode.HYBRID), "v1.29.0+k3s1", ["embedded-unknown"]),
+        (EMBEDDED, "v1.33.6+k3s1", ["imports-not-shared"]),
+        (EMBEDDED, "v1.33.7+k3s1", []),
+        (EMBEDDED, "v1.34.2+k3s1", ["imports-not-shared"]),
+        (Site(mode=Mode.EMBEDDED, wildcard=True), "v1.29.2+k3s1", ["embedded-experimental", "wildcard-unknown"]),
+        (Site(mode=Mode.EMBEDDED, wildcard=True), "v1.29.3+k3s1", ["embedded-experimental"]),
+        (Site(wildcard=True), "v1.29.2+k3s1", []),
+        (Site(default_endpoint=False), "v1.29.0+k3s1", ["no-default-endpoint-unknown"]),
+        (Site(default_endpoint=False), "v1.29.1+k3s1", []),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_a_version_cannot_do(site: Site, version: str, expected: list[str]) -> None:
+    verdict = Verdict(None)
+    rules.check_versions(verdict, site, [K3sVersion.parse(version)] * 2, "nodes")
+    assert [rule for rule, _, _ in found(verdict)] == expected
+    for finding in verdict.findings:
+        assert finding.message.startswith((version, f"in {version}"))
+        assert finding.fix
+        assert (finding.severity is Severity.WARNING) == (finding.rule == "embedded-experimental")
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "site", "releases", "expected"),
+    [
+        ([], EMBEDDED, [V132], []),
+        ([node("a"), node("b")], EMBEDDED, [V132], []),
+        ([node("a", ready=False)], REGISTRY, [V132], [("node-not-ready", "node a")]),
+        ([node("a", "v1.31.2")], REGISTRY, [V132], [("not-k3s", "node a")]),
+        ([node("a", "v1.31.2", shares=False)], EMBEDDED, [V132], [("not-k3s", "node a")]),
+        ([node("a", shares=False)], EMBEDDED, [V132], [("node-not-sharing", "node a")]),
+        ([node("a", shares=False)], REGISTRY, [V132], []),
+        ([node("a"), node("b", "v1.30.9+k3s1")], REGISTRY, [V132], [("unsupported-skew", "bundle")]),
+        ([node("a"), node("b", "v1.30.9+k3s1")], REGISTRY, [V131, V132], []),
+        ([node("a", str(V132))], REGISTRY, [V132], [("unsupported-skew", "bundle")]),
+        ([node("a")], REGISTRY, [], []),
+        ([node("a")], Site(running=V131), [V132], []),
+        ([node("a")], Site(running=V132), [V132], [("running-differs", "site.json")]),
+        ([node("a", "v1.31.2")], Site(running=V132), [V132], [("not-k3s", "node a")]),
+    ],
+    ids=[
+        *("none", "well", "not-ready", "not-k3s", "not-k3s-embedded", "not-sharing", "registry", "skew", "hops"),
+        *("nothing-newer", "no-releases", "running", "differs", "unknown"),
+    ],
+)
+def test_nodes(nodes: list[Node], site: Site, releases: list[K3sVersion], expected: list[tuple[str, str]]) -> None:
+    verdict = Verdict(None)
+    rules.check_nodes(verdict, site, nodes, releases)
+    assert [(rule, place) for rule, _, place in found(verdict)] == expected
+    assert all(finding.fix for finding in verdict.findings)
+
+
+# --- the bundle -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "locked", "expected"),
+    [
+        ((UPGRADE, PAUSE, APP), lock(UPGRADE, PAUSE), []),
+        ((UPGRADE, APP), lock(UPGRADE), ["pause-missing"]),
+        ((PAUSE, APP), lock(PAUSE), ["upgrade-image-missing"]),
+        ((UPGRADE, PAUSE), lock(UPGRADE, PAUSE, failed=(APP,)), ["bundle-incomplete"]),
+    ],
+    ids=["whole", "pause", "upgrade", "failed"],
+)
+def test_the_bundle(names: tuple[str, ...], locked: BundleLock, expected: list[str]) -> None:
+    verdict = Verdict(None)
+    images = [image(name) for name in names]
+    rules.check_bundle(verdict, locked, images, Router(REGISTRY, locked), rules.releases_of(locked))
+    assert found(verdict) == [(rule, Severity.ERROR, "bundle") for rule in expected]
+    assert verdict.not_checked == []
+
+
+def test_a_bundle_of_apps_needs_no_pause() -> None:
+    verdict = Verdict(None)
+    locked = lock(APP, k3s=False)
+    rules.check_bundle(verdict, locked, [image(APP)], Router(REGISTRY, locked), [])
+    assert verdict.findings == []
+
+
+def test_a_layout_without_a_lock() -> None:
+    verdict = Verdict(None)
+    rules.check_bundle(verdict, None, [image(APP)], Router(REGISTRY, None), rules.releases_of(None))
+    assert verdict.findings == []
+    assert verdict.not_checked == ["whether the bundle is complete: there is no bundle.lock.json"]
+
+
+# --- latest -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "expected"),
+    [
+        ("ghcr.io/team/app:latest", Route.EMBEDDED, "latest-embedded"),
+        ("ghcr.io/team/app:latest", Route.REGISTRY, None),
+        ("ghcr.io/team/app:1", Route.EMBEDDED, None),
+        (f"ghcr.io/team/app:latest@sha256:{'1' * 64}", Route.EMBEDDED, None),
+    ],
+    ids=["latest", "registry", "other", "digest"],
+)
+def test_latest(name: str, route: Route, expected: str | None) -> None:
+    images = [image(name, route), image(APP)]
+    results = rules.check_tags(images, fine(*images))
+    assert refused(results) == ({name: expected} if expected else {})
+    assert [result.ok for result in results] == [expected is None, True]
+
+
+def test_a_problem_that_is_known_is_kept() -> None:
+    latest = image("ghcr.io/team/app:latest")
+    absent = ImageResult(str(latest.reference), "linux/amd64", ok=False, problem=Problem("image-absent", "gone", "x"))
+    unknown = ImageResult(str(latest.reference), "linux/arm64", ok=None, problem=Problem("on-nodes-only", "ask", "x"))
+    results = rules.check_tags([latest], [absent, unknown])
+    assert results[0] == absent
+    assert (results[1].ok, refused(results[1:])) == (False, {str(latest.reference): "latest-embedded"})
+
+
+# --- pull policy ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "route", "expected"),
+    [
+        (ALWAYS, Route.EMBEDDED, {UPGRADE, KUBECTL}),
+        ({**ALWAYS, rules.PULL_POLICY: "IfNotPresent"}, Route.EMBEDDED, set()),
+        ({}, Route.EMBEDDED, set()),
+        (ALWAYS, Route.REGISTRY, set()),
+        ({**ALWAYS, rules.KUBECTL_IMAGE: KUBECTL}, Route.EMBEDDED, {UPGRADE, KUBECTL}),
+        ({**ALWAYS, rules.KUBECTL_IMAGE: "other/kubectl:1"}, Route.EMBEDDED, {UPGRADE}),
+        ({**ALWAYS, rules.KUBECTL_IMAGE: ""}, Route.EMBEDDED, {UPGRADE}),
+    ],
+    ids=["always", "if-not-present", "not-set", "registry", "full-name", "other", "empty"],
+)
+def test_the_pull_policy_of_jobs(environment: Mapping[str, str], route: Route, expected: set[str]) -> None:
+    images = [image(name, route) for name in (UPGRADE, KUBECTL, APP, PAUSE)]
+    policies = [rules.Policy("here", {}), rules.Policy("there", environment)]
+    results = rules.check_policy(images, fine(*images), policies, [V132])
+    assert refused(results) == dict.fromkeys(expected, "job-pull-policy")
+    for result in results:
+        if result.problem:
+            assert "Always in there" in result.problem.message
+            assert "patch configmap default-controller-env" in result.problem.fix
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"version": str(V132), "upgrade": {"image": "rancher/k3s-upgrade"}}, None),
+        ({"version": "v1.32.3-k3s1", "upgrade": {"image": "docker.io/rancher/k3s-upgrade"}}, None),
+        ({"version": "v1.33.1+k3s1", "upgrade": {"image": "rancher/k3s-upgrade"}}, "plan-without-image"),
+        ({"version": "v1.33.1+k3s1", "upgrade": {"image": "rancher/other"}}, None),
+        ({"version": "v1.33.1+k3s1", "upgrade": {"image": "rancher/k3s-upgrade:v1"}}, None),
+        ({"channel": "https://update.k3s.io/v1-release/channels/stable"}, "plan-with-channel"),
+        ({"channel": "https://x", "version": str(V132), "upgrade": {"image": "rancher/k3s-upgrade"}}, None),
+        ({"version": 1.32, "upgrade": {"image": "rancher/k3s-upgrade"}}, None),
+        ({"version": str(V132), "upgrade": "rancher/k3s-upgrade"}, None),
+        ("no spec", None),
+        (None, None),
+    ],
+    ids=[
+        *("good", "munged", "ahead", "other-image", "own-tag", "channel", "version-wins", "number", "text", "no-spec"),
+        "none",
+    ],
+)
+def test_plans(spec: object, expected: str | None) -> None:
+    verdict = Verdict(None)
+    rules.check_plans(verdict, [("plan x", {"spec": spec})], [image(UPGRADE)])
+    assert found(verdict) == ([(expected, Severity.WARNING, "plan x")] if expected else [])
+
+
+# --- seeds and room ---------------------------------------------------------------------------------------------------
+
+
+def test_seeds() -> None:
+    assert rules.propose_seeds([]) == {}
+    nodes = [
+        node("agent"),
+        node("z-server", is_server=True),
+        node("down", is_server=True, ready=False),
+        node("y-server", is_server=True),
+        node("arm", platform=ARM64, ready=False),
+    ]
+    assert rules.propose_seeds(nodes) == {"linux/amd64": ["y-server", "z-server"], "linux/arm64": ["arm"]}
+    assert rules.propose_seeds([nodes[0], nodes[2]]) == {"linux/amd64": ["agent", "down"]}
+
+
+@pytest.mark.parametrize(
+    ("free", "seed", "expected"),
+    [
+        (FreeBytes(400, None), False, None),
+        (FreeBytes(399, None), False, "disk-tight"),
+        (FreeBytes(100, None), False, "disk-tight"),
+        (FreeBytes(99, None), False, "disk-full"),
+        (FreeBytes(1000, 99), False, "disk-full"),
+        (FreeBytes(99, 1000), False, "disk-full"),
+        (FreeBytes(1000, 400), False, None),
+        (FreeBytes(499, None), True, "disk-tight"),
+        (FreeBytes(500, None), True, None),
+        (FreeBytes(199, None), True, "disk-full"),
+    ],
+)
+def test_room(free: FreeBytes, seed: bool, expected: str | None) -> None:
+    verdict = Verdict(None)
+    images = [image(APP, Route.EMBEDDED, 40, 60), image(APP, Route.EMBEDDED, 40, 60)]
+    rules.check_disk(verdict, node("a"), free, images, seed=seed)
+    severity = Severity.ERROR if expected == "disk-full" else Severity.WARNING
+    assert found(verdict) == ([(expected, severity, "node a")] if expected else [])
+    assert verdict.not_checked == []
+
+
+def test_room_counts_what_the_platform_needs() -> None:
+    verdict = Verdict(None)
+    images = [
+        image(APP, Route.EMBEDDED, 40, 60, platforms=(ARM64,)),
+        image(PAUSE, Route.EMBEDDED, 10, platforms=(AMD64,)),
+    ]
+    rules.check_disk(verdict, node("a"), FreeBytes(40, None), images, seed=False)
+    assert verdict.findings == []
+    # The archive has all platforms.
+    rules.check_disk(verdict, node("a"), FreeBytes(40, None), images, seed=True)
+    assert [rule for rule, _, _ in found(verdict)] == ["disk-full"]
+
+
+def test_room_that_is_not_told() -> None:
+    verdict = Verdict(None)
+    rules.check_disk(verdict, node("a"), None, [image(APP, Route.EMBEDDED, 40, 60)], seed=False)
+    assert verdict.findings == []
+    assert verdict.not_checked == ["whether node a has room for 100 B of images: the API does not tell"]
