@@ -116,7 +116,7 @@ def command(
     )
     if problem := place.contradiction():
         raise click.UsageError(problem)
-    if place.mode is not Mode.EMBEDDED:
+    if place.mode is Mode.REGISTRY:
         sites.needs_target(place)
     if not _NODE_PATH.fullmatch(node_dir):
         raise click.UsageError("--node-dir is an absolute path on nodes, of letters, digits and . _ - + @ = , :")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundler.errors import BadOutputError
+from bundler.errors import BadOutputError, BadTargetError
 from bundler.files import PRIVATE, disk_errors, make_directory, publish_directory, write_atomic
 from bundler.oci.digest import Digest
 from bundler.ops.loading import load_bundle
@@ -103,11 +103,17 @@ def write_config(options: ConfigOptions) -> ConfigResult:
     """Write everything.
 
     Raises:
+        BadTargetError: Images are put into a registry, and none is named.
         BadOutputError: The directory is not empty, and is not to be replaced; or it cannot be written.
         AirgapSyncError: From :func:`load_bundle` and :func:`make_files`; nothing was written.
     """
     check_place(options.to, options.directory, force=options.force)
     bundle = load_bundle(options.directory, options.site)
+    if options.site.target is None and (pushed := bundle.routed(Route.REGISTRY)):
+        raise BadTargetError(
+            f"{len(pushed)} images are put into a registry here ({pushed[0].reference} is one), and none is named",
+            hint="Give --target TARGET, or route them elsewhere: --route k3s=embedded.",
+        )
     made = make_files(
         ConfigRequest(
             site=options.site,

@@ -216,7 +216,7 @@ def test_tls_with_a_private_authority(site: Site, tmp_path: Path) -> None:
         certs_d = site.certs_d(site.hosts())
         for source in ("docker.io", "ghcr.io", "quay.io"):
             assert f'ca = ["{site.node_dir}/ca.pem"]' in (certs_d / source / "hosts.toml").read_text()
-        site.pull(certs_d, site.some)
+        site.pull(certs_d, site.names)
 
 
 def test_basic_authentication(site: Site, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_basic_authentication(site: Site, tmp_path: Path) -> None:
         certs_d = site.certs_d(hosts)
         with pytest.raises(RuntimeError, match=r"authorization failed|401"):
             site.pull(certs_d, {min(site.names)})
-        site.pull(certs_d, site.some, user=f"{auth.username}:{auth.password}")
+        site.pull(certs_d, site.names, user=f"{auth.username}:{auth.password}")
 
 
 def test_several_endpoints_of_which_the_first_is_dead(site: Site, registry: Registry) -> None:
@@ -245,7 +245,7 @@ def test_several_endpoints_of_which_the_first_is_dead(site: Site, registry: Regi
     document = site.document()
     for mirror in document["mirrors"].values():
         mirror["endpoint"].insert(0, f"http://127.0.0.1:{free_port()}")
-    site.pull(site.certs_d(site.hosts(document)), site.some)
+    site.pull(site.certs_d(site.hosts(document)), site.names)
 
 
 def test_an_endpoint_with_a_path(site: Site, registry: Registry) -> None:
@@ -257,8 +257,8 @@ def test_an_endpoint_with_a_path(site: Site, registry: Registry) -> None:
         mirror["endpoint"] = [f"{endpoint}/v2/k3s/deep" for endpoint in mirror["endpoint"]]
     certs_d = site.certs_d(site.hosts(document), lambda file: file)
     assert "override_path = true" in (certs_d / "quay.io" / "hosts.toml").read_text()
-    site.pull(certs_d, site.some)
-    assert repositories(registry) == asked_for(site.some, lambda _: "k3s/deep/")
+    site.pull(certs_d, site.names)
+    assert repositories(registry) == asked_for(site.names, lambda _: "k3s/deep/")
 
 
 def test_a_wildcard(site: Site, registry: Registry, containerd: Containerd, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_wildcard_alone(site: Site, registry: Registry) -> None:
     document["mirrors"] = {"*": document["mirrors"]["*"]}
     certs_d = site.certs_d(site.hosts(document))
     assert {path.name for path in certs_d.iterdir()} == {"_default"}
-    site.pull(certs_d, site.some)
+    site.pull(certs_d, site.names)
 
 
 def test_by_digest_what_the_bundle_has_by_digest(site: Site, registry: Registry, containerd: Containerd) -> None:
@@ -298,7 +298,7 @@ def test_the_default_endpoint_off(site: Site, registry: Registry) -> None:
     certs_d = site.certs_d(site.hosts())
     for source in ("docker.io", "ghcr.io", "quay.io"):
         assert "server" not in (certs_d / source / "hosts.toml").read_text()
-    site.pull(certs_d, site.some)
+    site.pull(certs_d, site.names)
 
 
 def test_hybrid(site: Site, registry: Registry) -> None:

@@ -46,7 +46,7 @@ def image(name: str, route: Route = Route.EMBEDDED, *sizes: int, platforms: tupl
 
 
 def lock(*names: str, k3s: bool = True, failed: tuple[str, ...] = ()) -> BundleLock:
-    reason = f"system-upgrade-controller {V132}" if k3s else "asked for by hand"
+    reason = f"k3s-images.txt of {V132}" if k3s else "asked for by hand"
     images = tuple(
         LockedImage(
             *(Reference.parse(name), (reason,), OCI_MANIFEST, Digest.of(name.encode()), 1, Digest.of(name.encode())),
