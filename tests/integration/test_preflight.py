@@ -22,7 +22,7 @@ from tests.support.content import AMD64
 from tests.support.handmade import write_bundle
 from tests.support.harbor import HarborDouble
 from tests.support.images import BlobStore, single
-from tests.support.preflights import Preflight, Storage, air_gap, edited, follow, preflight, refused
+from tests.support.preflights import AIR_GAP, Preflight, Storage, edited, follow, preflight, refused
 from tests.support.programs import free_port
 from tests.support.publishing import publish
 from tests.support.registry import Registry
@@ -575,12 +575,12 @@ def test_a_run_that_is_killed_leaves_the_result_before(tmp_path: Path, store: Bl
         first = preflight(bundle, "--target", registry.url, out=out)
         before = out.read_bytes()
         gate = registry.gate("HEAD", "/blobs/")
-        with start("preflight", bundle, "--target", registry.url, "--out", out, env=air_gap()) as running:
+        with start("preflight", bundle, "--target", registry.url, "--out", out, env=AIR_GAP) as running:
             gate.wait_for()
             running.send_signal(signal.SIGKILL)
             assert running.wait(20) == -signal.SIGKILL
         assert out.read_bytes() == before
-        with start("preflight", bundle, "--target", registry.url, "--out", out, env=air_gap()) as running:
+        with start("preflight", bundle, "--target", registry.url, "--out", out, env=AIR_GAP) as running:
             gate.wait_for(2)
             running.send_signal(signal.SIGINT)
             assert running.wait(20) == 130

@@ -6,7 +6,6 @@
 - The secrets given to a run are in nothing that it writes.
 """
 
-import atexit
 import json
 import re
 import shlex
@@ -25,8 +24,13 @@ import yaml
 from tests.support.command import Result, run
 from tests.support.programs import PROJECT
 from tests.support.registry import Registry
-from tests.support.servers import LoopbackServer, QuietHandler
 
+#: What is not on the loopback interface cannot be reached, as in an air gap.
+AIR_GAP = {
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "HTTPS_PROXY": "http://127.0.0.1:1",
+    "NO_PROXY": "127.0.0.1,localhost,::1",
+}
 _COMMAND = re.compile(r"airgap-sync ((?:push|config) .*)")
 
 
@@ -85,23 +89,6 @@ class Preflight:
         return any(text in line for line in self.document["not_checked"])
 
 
-class _Closed(QuietHandler):
-    """Lets nobody through, in the one way that is not tried again, so that nobody waits."""
-
-    def do_CONNECT(self) -> None:  # noqa: N802 - the name http.server wants
-        self.reply(407, headers={"Proxy-Authenticate": 'Basic realm="closed"'})
-
-    do_GET = do_HEAD = do_CONNECT  # noqa: N815
-
-
-@cache
-def air_gap() -> dict[str, str]:
-    """Give the variables with which nothing is reached that is not on the loopback interface."""
-    server = LoopbackServer(_Closed).start()
-    atexit.register(server.stop)
-    return {"HTTP_PROXY": server.origin, "HTTPS_PROXY": server.origin, "NO_PROXY": "127.0.0.1,localhost,::1"}
-
-
 @cache
 def _schema() -> Any:
     return json.loads((PROJECT / "bundler/schema/preflight.schema.json").read_text())
@@ -119,7 +106,7 @@ def preflight(
         env: Variables on top of those of an air gap.
     """
     out.unlink(missing_ok=True)
-    result = run("preflight", *arguments, "--out", out, env={**air_gap(), **(env or {})})
+    result = run("preflight", *arguments, "--out", out, env={**AIR_GAP, **(env or {})})
     assert out.exists(), result.err
     checked = Preflight(result, json.loads(out.read_text()))
     _check(checked)
@@ -132,7 +119,7 @@ def preflight(
 
 def refused(*arguments: str | Path, code: int, env: Mapping[str, str] | None = None) -> str:
     """Run `preflight` where it cannot be done at all, check its exit code, and give what it says."""
-    result = run("preflight", *arguments, env={**air_gap(), **(env or {})})
+    result = run("preflight", *arguments, env={**AIR_GAP, **(env or {})})
     assert (result.code, result.out) == (code, ""), result.err
     return result.err
 
