@@ -117,7 +117,8 @@ def command(
     http = access.http_of(timeout_s, os.environ, ca_files)
 
     def target_client() -> Any:
-        chosen = access.TargetAccess(registries_file=registries_file, ca_files=ca_files, timeout_s=timeout_s)
+        file = registries[0] if registries and Path(registries[0]).is_file() else None
+        chosen = access.TargetAccess(registries_file=file, ca_files=ca_files, timeout_s=timeout_s)
         return chosen.client(sites.needs_target(place), Hosts(max_wait_s=access.PATIENCE_S))
 
     checked = PreflightOptions(

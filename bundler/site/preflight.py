@@ -149,7 +149,9 @@ def check_bundle(
 ) -> None:
     """Check that the bundle itself has what an upgrade needs."""
     if lock is None:
-        verdict.not_checked.append("whether the bundle is complete: there is no bundle.lock.json")
+        verdict.not_checked.append(
+            "whether the bundle is complete, and has all platforms: there is no bundle.lock.json"
+        )
     for failed in lock.failed if lock else ():
         verdict.add(
             "bundle-incomplete",

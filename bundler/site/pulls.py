@@ -113,6 +113,7 @@ class PullCheck:
         self._ca_files = ca_files
         self._clients: dict[Endpoint, RegistryClient] = {}
         self._answers: dict[tuple[Endpoint, str, str], bool | AirgapSyncError] = {}
+        self._names: dict[tuple[Endpoint, str, str], tuple[tuple[Digest, str] | None]] = {}
         self._lock = threading.Lock()
 
     def check(self, image: CheckedImage, platform: Platform) -> ImageResult:
@@ -168,7 +169,7 @@ class PullCheck:
             repository = self._repository(attempt.endpoint, image.reference.repository)
             mark = "@" if image.reference.digest else ":"
             attempt.place = f"{repository.place}{mark}{image.reference.api_reference}"
-            answer = repository.head_manifest(image.reference.api_reference)
+            answer = self._meant(attempt.endpoint, repository, image.reference.api_reference)
         except AirgapSyncError as error:
             attempt.error = error
             return False
@@ -178,6 +179,17 @@ class PullCheck:
         if digest != root.digest and not digest.matches(root.raw):
             attempt.digest = digest
         return True
+
+    def _meant(self, endpoint: Endpoint, repository: Repository, reference: str) -> tuple[Digest, str] | None:
+        """Ask what a name stands for once in a run: it is the same for all platforms."""
+        place = (endpoint, repository.name, reference)
+        with self._lock:
+            known = self._names.get(place)
+        if known is None:
+            known = (repository.head_manifest(reference),)
+            with self._lock:
+                self._names[place] = known
+        return known[0]
 
     def _unresolved(self, image: CheckedImage, attempts: list[_Attempt], *, only_default: bool) -> Problem:
         if only_default:

@@ -176,7 +176,9 @@ def test_a_layout_without_a_lock() -> None:
     verdict = Verdict(None)
     rules.check_bundle(verdict, None, [image(APP)], Router(REGISTRY, None), rules.releases_of(None))
     assert verdict.findings == []
-    assert verdict.not_checked == ["whether the bundle is complete: there is no bundle.lock.json"]
+    assert verdict.not_checked == [
+        "whether the bundle is complete, and has all platforms: there is no bundle.lock.json"
+    ]
 
 
 # --- latest -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""The results of all nodes as one: what each node found out about itself, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bundler.errors import BadResultError
+from bundler.oci.platform import Platform
+from bundler.site.cluster import Node
+from bundler.site.findings import ImageResult, Problem, Severity, Verdict
+from bundler.site.pulls import CheckedImage
+
+
+def check_results(results: Sequence[tuple[str, Verdict]], lock_digest: str | None) -> None:
+    """Make sure that results are those of different nodes, for this bundle.
+
+    Args:
+        results: Each with its place.
+        lock_digest: Of the bundle's lock.
+
+    Raises:
+        BadResultError: They are not.
+    """
+    places: dict[str, str] = {}
+    for place, result in results:
+        if result.node is None:
+            raise BadResultError(f"{place} is not the result of a node: preflight was run elsewhere")
+        if result.lock_digest != lock_digest:
+            raise BadResultError(
+                f"{place} is the result for another bundle, whose lock is {result.lock_digest}, not {lock_digest}"
+            )
+        if result.node in places:
+            raise BadResultError(
+                f"{places[result.node]} and {place} are both of node {result.node}",
+                hint="Name one of them; or, if they are of two nodes, run preflight there again with --node NAME.",
+            )
+        places[result.node] = place
+
+
+def collect(
+    verdict: Verdict,
+    results: Sequence[Verdict],
+    images: Sequence[CheckedImage],
+    platforms: Sequence[Platform],
+    nodes: Sequence[Node],
+) -> list[ImageResult]:
+    """Put results together: an image is fine if it is on every node that has a result.
+
+    Args:
+        verdict: Findings and what was not checked are added to it.
+        results: Of nodes.
+        images: All that should be in them, for each platform.
+        platforms: Those of the cluster, or of the bundle where that is not known.
+        nodes: Of the cluster, if it was asked: each is to have a result.
+    """
+    together: dict[tuple[str, str], ImageResult] = {}
+    for result in results:
+        for finding in result.findings:
+            place = f"{result.node}: {finding.place}"
+            verdict.add(finding.rule, finding.severity, place, finding.message, finding.fix)
+        verdict.not_checked += [f"{result.node}: {text}" for text in result.not_checked]
+        for image in result.images:
+            key = (image.reference, image.platform)
+            known = together.get(key)
+            if known is None or (known.ok is not False and image.ok is not True):
+                together[key] = _of_node(image, str(result.node))
+    missing = Problem("no-result", "no node of this platform has a result for it", "Run preflight there.")
+    for platform in platforms:
+        for wanted in images:
+            key = (str(wanted.reference), str(platform))
+            together.setdefault(key, ImageResult(*key, ok=None, problem=missing))
+    _compare_nodes(verdict, {str(result.node) for result in results}, nodes)
+    return [together[key] for key in sorted(together)]
+
+
+def _compare_nodes(verdict: Verdict, have: set[str], nodes: Sequence[Node]) -> None:
+    """Name nodes without a result, and results without a node."""
+    if not nodes:
+        verdict.not_checked.append(f"whether {', '.join(sorted(have))} are all nodes: give --kubeconfig FILE")
+        return
+    for node in nodes:
+        if node.name not in have:
+            verdict.add(
+                "node-without-result",
+                Severity.ERROR,
+                f"node {node.name}",
+                "there is no result of it",
+                f"Run there: airgap-sync preflight BUNDLE --config DIR --out {node.name}.json",
+            )
+    for name in sorted(have - {node.name for node in nodes}):
+        verdict.add(
+            "node-unknown",
+            Severity.WARNING,
+            f"node {name}",
+            "the cluster has no node of this name",
+            "Run preflight there again with --node NAME, as `kubectl get nodes` shows it.",
+        )
+
+
+def _of_node(image: ImageResult, node: str) -> ImageResult:
+    if image.problem is None:
+        return image
+    problem = Problem(image.problem.rule, f"on {node}: {image.problem.message}", image.problem.fix)
+    return ImageResult(image.reference, image.platform, image.ok, problem)
