@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import socket
@@ -124,6 +125,7 @@ def command(
     checked = PreflightOptions(
         directory=Path(bundle),
         site=place,
+        now_utc=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         advice=_advice(bundle, place, site_file, registries, local),
         registries=registries,
         config=Path(config_dir) if config_dir else None,

@@ -58,12 +58,8 @@ WILDCARD = Feature('"*" in the embedded registry', ((26, 15), (27, 12), (28, 8),
 DUPLICATES_DROPPED = Feature("endpoints listed twice are dropped", ((26, 15), (27, 12), (28, 8), (29, 3)))
 #: Files put into agent/images are read at once, not only when K3s starts.
 IMAGES_WATCHED = Feature("watching agent/images", ((29, 13), (30, 9), (31, 5), (32, 0)))
-#: An archive of several platforms of which not all are in it can be imported (k3s-io/k3s#10132).
-PARTIAL_ARCHIVES = Feature("importing archives with missing platforms", ((29, 6), (31, 0)))
 #: Servers carry the label node-role.kubernetes.io/control-plane, by which Plans tell them from agents.
 CONTROL_PLANE_LABEL = Feature("the label control-plane on servers", ((20, 0),))
-#: Imported images are kept from the kubelet's clean-up (k3s-io/k3s#8781).
-PINNED_IMPORTS = Feature("pinning imported images", HOSTS_TOML.since)
 
 #: What imports put on a node is not shared with other nodes: k3s-io/k3s#13222.
 _IMPORTS_NOT_SHARED = frozenset({(34, 2), (33, 6), (32, 10)})

@@ -161,9 +161,8 @@ def parse(texts: Mapping[str, str], credentials: RegistriesFile, version: K3sVer
     return NodeHosts(files, (), credentials, {}, blank)
 
 
-def inline_toml(file: RegistriesFile, settings: NodeSettings | None = None) -> str:
+def inline_toml(file: RegistriesFile) -> str:
     """Return the part of config.toml that K3s wrote before there were hosts.toml files, without credentials."""
-    del settings  # Nothing in them changed the text in those versions.
     return oldhosts.inline_toml(file.mirrors, file.configs)
 
 

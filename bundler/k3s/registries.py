@@ -94,6 +94,11 @@ class RegistriesFile:
         """
         return self.exact_config(host).auth, self.config_for(host).tls
 
+    @property
+    def has_credentials(self) -> bool:
+        """Whether it names credentials for any host."""
+        return any(config.auth for config in self.configs.values())
+
     def exact_config(self, *hosts: str) -> HostConfig:
         """Return the config of the first of these hosts that has an entry, if any."""
         return next((self.configs[host] for host in hosts if host in self.configs), NO_CONFIG)

@@ -11,24 +11,32 @@ from bundler.site.findings import ImageResult, Problem, Severity, Verdict
 from bundler.site.pulls import CheckedImage
 
 
-def check_results(results: Sequence[tuple[str, Verdict]], lock_digest: str | None) -> None:
-    """Make sure that results are those of different nodes, for this bundle.
+def check_results(results: Sequence[tuple[str, Verdict]], verdict: Verdict) -> None:
+    """Make sure that results are those of different nodes, for this bundle and this site.
 
     Args:
         results: Each with its place.
-        lock_digest: Of the bundle's lock.
+        verdict: The one that they are to become.
 
     Raises:
         BadResultError: They are not.
     """
     places: dict[str, str] = {}
+    if results and verdict.lock_digest is None:
+        raise BadResultError(
+            f"{results[0][0]} may be for another bundle: this one has no bundle.lock.json to tell it by",
+            hint="Only results for bundles that `airgap-sync bundle` made can be put together.",
+        )
     for place, result in results:
         if result.node is None:
             raise BadResultError(f"{place} is not the result of a node: preflight was run elsewhere")
-        if result.lock_digest != lock_digest:
+        if result.lock_digest != verdict.lock_digest:
             raise BadResultError(
-                f"{place} is the result for another bundle, whose lock is {result.lock_digest}, not {lock_digest}"
+                f"{place} is the result for another bundle, whose lock is {result.lock_digest}, not "
+                f"{verdict.lock_digest}"
             )
+        if result.site_digest != verdict.site_digest:
+            raise BadResultError(f"{place} is the result for another site: mode, target, routes or names differ")
         if result.node in places:
             raise BadResultError(
                 f"{places[result.node]} and {place} are both of node {result.node}",

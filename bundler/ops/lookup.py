@@ -10,7 +10,7 @@ from bundler import yamlfile
 from bundler.errors import BadRegistriesFileError
 from bundler.k3s.endpoint import Endpoint
 from bundler.k3s.features import HOSTS_TOML
-from bundler.k3s.hosts import NodeHosts, NodeSettings, parse, render
+from bundler.k3s.hosts import DEFAULT_DIRECTORY, NodeHosts, NodeSettings, parse, render
 from bundler.k3s.registries import RegistriesFile
 from bundler.k3s.version import K3sVersion
 from bundler.site.findings import Severity, Verdict
@@ -79,14 +79,23 @@ def look_up(
             verdict.add("k3s-reads-otherwise", Severity.WARNING, file.name, words, "Mend the file on every node.")
     if node is None:
         return Lookup(tuple(rendered))
+    # What is for other registries may be anything.
+    names = {DEFAULT_DIRECTORY, *registries, *(_with_underscores(registry) for registry in registries)}
+    texts = {name: text for name, text in node.hosts.items() if name in names}
     if not node.hosts and running and not HOSTS_TOML.in_version(running):
         verdict.not_checked.append(
             f"whether K3s was restarted since {file.name} was changed: {running} has no certs.d to compare it with"
         )
         return Lookup(tuple(rendered))
-    actual = parse(node.hosts, file, running)
+    actual = parse(texts, file, running)
     _compare(verdict, site, actual, rendered, file.name, registries)
     return Lookup(tuple(rendered), actual)
+
+
+def _with_underscores(registry: str) -> str:
+    """Return the other name that containerd looks for a directory by."""
+    host, colon, port = registry.rpartition(":")
+    return f"{host}_{port}_" if colon else registry
 
 
 def _compare(

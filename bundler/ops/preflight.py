@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from bundler import yamlfile
-from bundler.errors import AirgapSyncError, BadSucManifestError
+from bundler.errors import AirgapSyncError, BadSucManifestError, UnsupportedSkewError
+from bundler.k3s.hops import hops
 from bundler.k3s.registries import RegistriesFile
 from bundler.k3s.version import K3sVersion
 from bundler.net import Http
-from bundler.oci.manifest import Index
+from bundler.oci.digest import Digest
+from bundler.oci.manifest import Index, Manifest
 from bundler.oci.platform import Platform
 from bundler.ops.collect import check_results, collect
 from bundler.ops.loading import LoadedBundle, load_bundle
@@ -28,10 +30,11 @@ from bundler.registry.host import Hosts
 from bundler.site import preflight as rules
 from bundler.site.cluster import Cluster, Node
 from bundler.site.containerd import Containerd
+from bundler.site.controller import CONFIG_MAP, NAMESPACE
 from bundler.site.findings import ImageResult, Problem, Verdict
 from bundler.site.node import LocalNode, platform_of_machine
 from bundler.site.nodefiles import NodeAccess, registries_yaml
-from bundler.site.platforms import bundle_platforms, platforms_of
+from bundler.site.platforms import bundle_platforms, content_for, platforms_of
 from bundler.site.pulls import Advice, CheckedImage, PullCheck
 from bundler.site.routes import Route, Site
 from bundler.transfer.crew import Crew
@@ -44,6 +47,7 @@ class PreflightOptions:
     Attributes:
         directory: The bundle.
         site: The site.
+        now_utc: The time (RFC 3339), for the result.
         advice: What messages name.
         registries: Place and text of the nodes' registries.yaml; None: as `config` would write it.
         config: What `config` wrote, if it is there.
@@ -59,6 +63,7 @@ class PreflightOptions:
 
     directory: Path
     site: Site
+    now_utc: str
     advice: Advice
     registries: tuple[str, str] | None = None
     config: Path | None = None
@@ -78,7 +83,7 @@ class _Facts:
 
     nodes: list[Node] = field(default_factory=list)
     policies: list[rules.Policy] = field(default_factory=list)
-    plans: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
+    plans: list[rules.SeenPlan] = field(default_factory=list)
 
 
 def run_preflight(
@@ -98,7 +103,7 @@ def run_preflight(
     """
     bundle = load_bundle(options.directory, options.site)
     check = _Preflight(options, bundle, http, hosts)
-    check_results(results, check.verdict.lock_digest)
+    check_results(results, check.verdict)
     check.run([result for _, result in results])
     return check.verdict
 
@@ -110,7 +115,12 @@ class _Preflight:
         self._http = http
         self._hosts = hosts
         self._facts = _Facts()
-        self.verdict = Verdict(str(bundle.lock_digest) if bundle.lock_digest else None, options.node_name)
+        self.verdict = Verdict(
+            str(bundle.lock_digest) if bundle.lock_digest else None,
+            str(Digest.of(options.site.to_bytes())),
+            options.now_utc,
+            options.node_name,
+        )
         self._releases = rules.releases_of(bundle.lock)
         self._images = [
             CheckedImage(image.reference, image.content, image.route, platforms_of(bundle.lock, image.reference))
@@ -124,7 +134,7 @@ class _Preflight:
         self._ask_cluster()
         rules.check_bundle(verdict, self._bundle.lock, self._images, self._bundle.router, self._releases)
         rules.check_nodes(verdict, options.site, self._facts.nodes, self._releases)
-        rules.check_versions(verdict, options.site, self._releases, "bundle")
+        rules.check_versions(verdict, options.site, self._hops(), "bundle")
         rules.check_plans(verdict, self._facts.plans, self._images)
         found = (
             collect(verdict, results, self._images, self._platforms(), self._facts.nodes) if results else self._pulled()
@@ -135,6 +145,9 @@ class _Preflight:
             )
         found = rules.check_tags(self._images, found)
         verdict.images = rules.check_policy(self._images, found, self._facts.policies, self._releases)
+        rules.check_job_images(verdict, self._facts.policies, self._images)
+        if results:
+            rules.forgive_imports(verdict)
         self._check_nodes_room()
         target = options.site.target
         if options.target and target and not results:
@@ -151,10 +164,10 @@ class _Preflight:
         for path in sorted((*directory.glob("system-upgrade-controller/*.yaml"), *directory.glob("plans/*.yaml"))):
             for document in _documents(path):
                 kind, name = document.get("kind"), (document.get("metadata") or {}).get("name")
-                if kind == "ConfigMap" and name == rules.ENVIRONMENT:
-                    self._facts.policies.append(rules.Policy(str(path), document.get("data") or {}))
+                if kind == "ConfigMap" and name == CONFIG_MAP:
+                    self._facts.policies.append(rules.Policy(str(path), document.get("data") or {}, ours=True))
                 elif kind == "Plan":
-                    self._facts.plans.append((str(path), document))
+                    self._facts.plans.append(rules.SeenPlan(str(path), document, ours=True))
 
     def _ask_cluster(self) -> None:
         cluster = self._options.cluster
@@ -166,21 +179,26 @@ class _Preflight:
             return
         self._facts.nodes = cluster.nodes()
         try:
-            environment = cluster.config_map(rules.NAMESPACE, rules.ENVIRONMENT)
+            environment = cluster.config_map(NAMESPACE, CONFIG_MAP)
             plans = cluster.plans()
         except AirgapSyncError as error:
             self.verdict.not_checked.append(f"what the cluster has of system-upgrade-controller: {error.message}")
             return
         if environment is not None:
-            place = f"configmap {rules.NAMESPACE}/{rules.ENVIRONMENT} of the cluster"
-            self._facts.policies.append(rules.Policy(place, environment))
+            place = f"configmap {NAMESPACE}/{CONFIG_MAP} of the cluster"
+            live = rules.Policy(place, environment, ours=False)
+            if self._facts.policies:
+                # What `config` wrote replaces it before the first plan.
+                rules.check_live_policy(self.verdict, live)
+            else:
+                self._facts.policies.append(live)
         for plan in plans or ():
             name = (plan.get("metadata") or {}).get("name")
-            self._facts.plans.append((f"plan {rules.NAMESPACE}/{name} of the cluster", plan))
+            self._facts.plans.append(rules.SeenPlan(f"plan {NAMESPACE}/{name} of the cluster", plan, ours=False))
 
     def _platforms(self) -> list[Platform]:
-        if self._facts.nodes:
-            return sorted({node.platform for node in self._facts.nodes})
+        if listed := {node.platform for node in self._facts.nodes if node.version}:
+            return sorted(listed)
         if self._options.platform:
             return [self._options.platform]
         if self._bundle.lock:
@@ -201,6 +219,8 @@ class _Preflight:
             node=options.node,
             running=self._running(),
         )
+        if options.node is not None and options.node.registries == (place, text):
+            rules.check_age(self.verdict, options.node, RegistriesFile.parse(text, place))
         check = PullCheck(
             options.site,
             lookup.endpoints_for,
@@ -235,11 +255,20 @@ class _Preflight:
             crew.wait()
         return [results[key] for key in sorted(results)]
 
+    def _hops(self) -> tuple[K3sVersion, ...]:
+        """Return the releases that the cluster is upgraded to."""
+        running = min((node.version for node in self._facts.nodes if node.version), default=self._options.site.running)
+        try:
+            return hops(self._releases, running)
+        except UnsupportedSkewError:
+            # A finding of its own, or nothing is left to do.
+            return ()
+
     def _versions(self) -> set[K3sVersion]:
         """Return what nodes run, now and on the way."""
         running = self._options.site.running
         listed = {node.version for node in self._facts.nodes if node.version}
-        return listed | set(self._releases) | ({running} if running else set())
+        return listed | set(self._hops()) | ({running} if running else set())
 
     def _running(self) -> K3sVersion | None:
         """Return the version that this node runs, as far as known."""
@@ -252,37 +281,53 @@ class _Preflight:
         routed = [(image.reference, image.route) for image in self._images]
         return registries_yaml(self._options.site, routed, NodeAccess(), "made for this check")
 
-    def _present(self) -> dict[str, Any] | None:
+    def _present(self) -> Mapping[str, Digest]:
+        """Return what is complete in this node's containerd, with what each name stands for."""
         options, containerd = self._options, self._options.containerd
-        if options.node is None or not options.site.embedded:
-            return None
+        if options.node is None:
+            return {}
         if containerd is None:
             self.verdict.not_checked.append(
                 f"what containerd has on this node: {options.node.socket} is not there, or no `k3s` or `ctr` is in PATH"
             )
-            return None
+            return {}
         try:
-            return dict(containerd.complete_images())
+            return containerd.complete_images()
         except AirgapSyncError as error:
             self.verdict.not_checked.append(f"what containerd has on this node: {error.message}")
-            return None
+            return {}
 
     def _on_this_node(
-        self, image: CheckedImage, platform: Platform, present: Mapping[str, Any] | None
+        self, image: CheckedImage, platform: Platform, present: Mapping[str, Digest]
     ) -> ImageResult | None:
-        """Return the result for an image that need not be pulled here; None where it must be."""
+        """Return the result for an image that pods start from what this node has; None where more is to be asked.
+
+        Images of a registry are asked for there as well: other nodes depend on it.
+        """
         name = str(image.reference)
-        if image.route is not Route.EMBEDDED or present is None or name not in present:
+        containerd, found = self._options.containerd, present.get(name)
+        if containerd is None or found is None:
             return None
-        if present[name] == image.content.root.digest:
-            return ImageResult(name, str(platform), ok=True)
-        problem = Problem(
-            "other-content",
-            f"this node has {present[name]} under this name, which pods start, and the bundle has "
-            f"{image.content.root.digest}",
-            f"Remove it (k3s crictl rmi {name}), and put the archive of this bundle into agent/images again.",
-        )
-        return ImageResult(name, str(platform), ok=False, problem=problem)
+        wanted = content_for(image.content, platform, image.platforms)
+        if wanted is None:
+            return None
+        if found != image.content.root.digest:
+            # The same image has another digest when it came from an archive, or with other platforms.
+            config = next((part.config for part in wanted.manifests if isinstance(part, Manifest)), None)
+            try:
+                same = config is not None and containerd.config_digest(found, platform) == config.digest
+            except AirgapSyncError as error:
+                self.verdict.not_checked.append(f"what {name} is on this node: {error.message}")
+                return None
+            if not same:
+                problem = Problem(
+                    "other-content",
+                    f"this node has {found} under this name, which pods start, and the bundle has "
+                    f"{image.content.root.digest}",
+                    "Put the archive of this bundle into agent/images on this node, as RUNBOOK.md of `config` has it.",
+                )
+                return ImageResult(name, str(platform), ok=False, problem=problem)
+        return ImageResult(name, str(platform), ok=True) if image.route is Route.EMBEDDED else None
 
     # --- room -----------------------------------------------------------------------------------------------------
 
@@ -295,7 +340,10 @@ class _Preflight:
         elif site.embedded:
             self.verdict.not_checked.append("which nodes are to have the archive: give --kubeconfig FILE")
         for node in nodes:
-            free = cluster.free_bytes(node.name) if cluster else None
+            try:
+                free = cluster.free_bytes(node.name) if cluster else None
+            except AirgapSyncError:
+                free = None
             rules.check_disk(self.verdict, node, free, self._images, seed=node.name in seeds)
 
 

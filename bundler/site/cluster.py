@@ -36,6 +36,7 @@ from bundler.errors import (
 from bundler.k3s.version import K3sVersion
 from bundler.net import Http, Response
 from bundler.oci.platform import Platform
+from bundler.site.controller import NAMESPACE
 from bundler.site.kubeconfig import K3S_KUBECONFIG, Kubeconfig
 from bundler.url import same_origin
 
@@ -43,7 +44,6 @@ PAGE_LIMIT = 500
 #: Kubernetes goes up to 5000 nodes.
 MAX_PAGES = 100
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-SUC_NAMESPACE = "system-upgrade"
 _CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 _SHARES = "p2p.k3s.cattle.io/enabled"
 
@@ -164,8 +164,8 @@ class Cluster:
         Raises:
             AirgapSyncError: As ``nodes``.
         """
-        path = f"/apis/upgrade.cattle.io/v1/namespaces/{SUC_NAMESPACE}/plans"
-        return self._list(path, f"`list` on `plans.upgrade.cattle.io` in the namespace {SUC_NAMESPACE}")
+        path = f"/apis/upgrade.cattle.io/v1/namespaces/{NAMESPACE}/plans"
+        return self._list(path, f"`list` on `plans.upgrade.cattle.io` in the namespace {NAMESPACE}")
 
     def free_bytes(self, node: str) -> FreeBytes | None:
         """Return how much room a node has; None if that is refused, or the node does not answer.

@@ -24,7 +24,7 @@ from bundler.k3s.features import (
     shares_imports,
 )
 from bundler.k3s.hops import hops
-from bundler.k3s.hosts import NodeSettings, render
+from bundler.k3s.hosts import NodeHosts, NodeSettings, render
 from bundler.k3s.images import needed_by_k3s, upgrade_image
 from bundler.k3s.registries import RegistriesFile
 from bundler.k3s.suc import SucRelease
@@ -37,7 +37,8 @@ from bundler.site.nodefiles import NodeAccess, config_yaml, registries_yaml
 from bundler.site.plans import PlanSettings, plan_objects
 from bundler.site.platforms import bundle_platforms, content_for, platforms_of
 from bundler.site.routes import Route, Router, Site
-from bundler.site.runbook import Facts, runbook
+from bundler.site.runbook import runbook
+from bundler.site.runfacts import Facts
 from bundler.site.sucmanifest import patch
 
 #: The pull policy of upgrade jobs. Their images have tags of releases, which never move: what a node has is right,
@@ -68,6 +69,8 @@ class ConfigRequest:
         plans: How upgrades go on.
         node_dir: K3s's configuration directory on nodes.
         ca: The CAs that nodes need, in PEM form, if any.
+        client_cert: The certificate that nodes show, in PEM form, if any.
+        client_key: Its key, if it is to be written.
         suc_manifest: Name and text of the controller's own manifest, if its objects are to be those.
     """
 
@@ -80,6 +83,8 @@ class ConfigRequest:
     plans: PlanSettings
     node_dir: str
     ca: bytes | None = None
+    client_cert: bytes | None = None
+    client_key: bytes | None = field(default=None, repr=False)
     suc_manifest: tuple[str, str] | None = None
 
 
@@ -120,8 +125,8 @@ class _Maker:
         self._files: dict[str, SiteFile] = {}
         self._warnings: list[str] = []
         self._notices: list[str] = []
-        releases = [K3sVersion.parse(release.version) for release in (self._lock.releases if self._lock else ())]
-        self._hops = hops(releases, self._site.running) if releases else ()
+        self._releases = [K3sVersion.parse(release.version) for release in (self._lock.releases if self._lock else ())]
+        self._hops = hops(self._releases, self._site.running) if self._releases else ()
         self._versions = [*([self._site.running] if self._site.running else []), *self._hops]
         self._suc = self._controller()
         digest = f", lock {request.lock_digest}" if request.lock_digest else ""
@@ -138,7 +143,13 @@ class _Maker:
         plan_files = self._plans()
         pushed = [reference for reference, _ in self._request.images if self._route(reference) is Route.REGISTRY]
         if pushed:
-            self._add("pre-pull.txt", "".join(f"{reference}\n" for reference in sorted(pushed)).encode())
+            names = [reference for reference in sorted(pushed) if self._can_be_pulled(reference)]
+            self._add("pre-pull.txt", "".join(f"{reference}\n" for reference in names).encode())
+            if len(names) < len(pushed):
+                self._notices.append(
+                    f"{len(pushed) - len(names)} of the {len(pushed)} names for the registry are of artifacts, such as "
+                    "charts and signatures, which no node can pull: they are not in pre-pull.txt"
+                )
         counts = dict.fromkeys(Route, 0)
         for reference, _ in self._request.images:
             counts[self._route(reference)] += 1
@@ -148,16 +159,21 @@ class _Maker:
             site=self._site,
             counts=counts,
             registries=sorted({reference.registry for reference, _ in self._request.images}),
+            hosts=self._hosts(),
             hops=self._hops,
             plan_files=plan_files,
             suc_version=self._suc.version if self._suc else None,
             suc_files=suc_files,
-            archive=f"airgap-sync-{digest.short if digest else 'bundle'}.tar",
+            bundle_name=digest.short if digest else "bundle",
+            archive_bytes=self._archive_bytes(),
             bytes_by_platform=self._bytes_by_platform(),
             node_dir=self._request.node_dir,
             server_files=server_files,
             agent_files=agent_files,
             deadline_s=self._request.plans.deadline_s,
+            window=self._request.plans.window,
+            credentials_missing=self._site.target is not None and self._request.access.credential is None,
+            client_key_missing=None if self._request.client_key else self._request.access.key_file,
         )
         self._add("RUNBOOK.md", runbook(facts).encode())
         files = tuple(self._files[name] for name in sorted(self._files))
@@ -168,6 +184,10 @@ class _Maker:
 
     def _route(self, reference: Reference) -> Route:
         return self._request.router.route(reference)
+
+    def _can_be_pulled(self, reference: Reference) -> bool:
+        """Tell whether a node can pull an image; an artifact has no platform, and the whole list would fail at it."""
+        return self._lock is None or bool(platforms_of(self._lock, reference))
 
     # --- what goes together -----------------------------------------------------------------------------------
 
@@ -187,10 +207,20 @@ class _Maker:
             return
         present = {str(image.reference.tagged() or image.reference) for image in self._lock.images}
         lacking = [str(upgrade_image(hop)) for hop in self._hops if str(upgrade_image(hop)) not in present]
-        lacking += [str(image.reference) for image in self._lock.failed if needed_by_k3s(image.reasons)]
+        lacking += [str(image.reference) for image in self._lock.failed if self._on_the_way(image.reasons)]
+        lacking += [
+            f"{image.reference} for {', '.join(image.platforms_missing)}"
+            for image in self._lock.images
+            if image.platforms_missing and self._on_the_way(image.reasons)
+        ]
         if lacking:
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
             raise HopIncompleteError(f"the bundle lacks {lacking[0]}{more}, which an upgrade needs")
+
+    def _on_the_way(self, reasons: Sequence[str]) -> bool:
+        """Tell whether an image is needed by a hop or by the controller, not just by a release that is passed over."""
+        passed = {str(version) for version in self._releases} - {str(hop) for hop in self._hops}
+        return needed_by_k3s(reason for reason in reasons if not passed & set(reason.split()))
 
     def _check_versions(self) -> None:
         site = self._site
@@ -253,6 +283,16 @@ class _Maker:
         if request.ca:
             self._add("ca.pem", request.ca)
             common.append(("ca.pem", str(request.access.ca_file)))
+        if request.client_cert:
+            self._add("client.pem", request.client_cert)
+            common.append(("client.pem", str(request.access.cert_file)))
+        if request.client_key:
+            self._add("client.key", request.client_key, PRIVATE)
+            common.append(("client.key", str(request.access.key_file)))
+            if not request.access.credential:
+                self._notices.append(
+                    "no user name and password were found, so nodes show their client certificate alone"
+                )
         there = f"{node_dir}/config.yaml.d/airgap-sync.yaml"
         server, agent = (config_yaml(self._site, server=server) for server in (True, False))
         if server == agent:
@@ -302,6 +342,16 @@ class _Maker:
 
     def _yaml(self, objects: Sequence[dict[str, Any]]) -> bytes:
         return (f"# {self.made_by}\n" + "---\n".join(yamlfile.dump(item) for item in objects)).encode()
+
+    def _hosts(self) -> NodeHosts:
+        """Return what K3s makes of registries.yaml on the nodes as they are now."""
+        name = "registries.yaml"
+        first = self._versions[0] if self._versions else None
+        settings = NodeSettings(first, self._site.embedded, self._site.default_endpoint)
+        return render(RegistriesFile.parse(self._files[name].data.decode(), name), settings)
+
+    def _archive_bytes(self) -> int:
+        return sum({blob.digest: blob.size for _, content in self._request.images for blob in content.blobs}.values())
 
     def _bytes_by_platform(self) -> dict[Any, int]:
         sizes = {}

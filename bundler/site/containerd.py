@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from bundler.bundle.selection import best
 from bundler.errors import (
     AirgapSyncError,
     BadDigestError,
@@ -17,6 +18,8 @@ from bundler.errors import (
     UnexpectedAnswerError,
 )
 from bundler.oci.digest import Digest
+from bundler.oci.manifest import Index, Manifest, parse
+from bundler.oci.platform import Platform
 
 #: Where K3s has its containerd.
 K3S_ADDRESS = Path("/run/k3s/containerd/containerd.sock")
@@ -82,6 +85,32 @@ class Containerd:
             return {name: Digest.parse(digest) for name, _, digest, *_ in complete}
         except BadDigestError as error:
             raise UnexpectedAnswerError(f"`{self._command}` printed a table that is not understood") from error
+
+    def config_digest(self, target: Digest, platform: Platform) -> Digest | None:
+        """Return the digest of the config of an image that is here, which is the same wherever it came from.
+
+        Args:
+            target: What the image's name stands for.
+            platform: Of this node.
+
+        Raises:
+            ConnectionFailedError: containerd does not have it, or does not answer.
+            TimedOutError: The client took too long.
+            BadManifestError: It is no manifest.
+        """
+        document = self._document(target)
+        if isinstance(document, Index):
+            stated = {child.digest: child.platform for child in document.manifests if child.platform}
+            suited = best(platform, stated)
+            chosen = next((child.digest for child in document.manifests if child.digest in suited), None)
+            document = self._document(chosen) if chosen else document
+        return document.config.digest if isinstance(document, Manifest) else None
+
+    def _document(self, digest: Digest) -> Manifest | Index:
+        done = self._run("content", "get", str(digest))
+        if done.returncode:
+            raise self._failed(done)
+        return parse(done.stdout.encode(), "", digest=digest)
 
     @property
     def _command(self) -> str:

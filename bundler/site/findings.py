@@ -104,6 +104,8 @@ class Verdict:
 
     Attributes:
         lock_digest: Of the bundle's lock, if it has one: what was checked.
+        site_digest: Of site.json, as it was or as the flags make it: for which site.
+        checked_utc: When (RFC 3339).
         node: The node that it was run on, if on one.
         images: By reference and platform.
         findings: About the site as a whole.
@@ -112,6 +114,8 @@ class Verdict:
     """
 
     lock_digest: str | None
+    site_digest: str
+    checked_utc: str
     node: str | None = None
     images: list[ImageResult] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -135,6 +139,8 @@ class Verdict:
             "tool": {"name": "airgap-sync", "version": __version__},
             "bundle": bundle,
             "lock_digest": self.lock_digest,
+            "site_digest": self.site_digest,
+            "checked_utc": self.checked_utc,
             "node": self.node,
             "verdict": "pass" if self.passed else "fail",
             "images": [image.to_dict() for image in self.images],
@@ -158,6 +164,8 @@ class Verdict:
             raise BadResultError(f"{where} is not the result of a preflight: {problem}")
         return cls(
             document["lock_digest"],
+            document["site_digest"],
+            document["checked_utc"],
             document["node"],
             [ImageResult.from_dict(item) for item in document["images"]],
             [Finding.from_dict(item) for item in document["findings"]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,13 @@ class LocalNode:
         root: Where its file system begins: ``/``, or where it is mounted.
         registries: The place and text of its registries.yaml; None if it has none.
         hosts: The text of each hosts.toml that K3s made, by the name of its directory.
+        changed_after_start: registries.yaml is newer than all of these.
     """
 
     root: Path
     registries: tuple[str, str] | None
     hosts: dict[str, str]
+    changed_after_start: bool = False
 
     @property
     def certs_d(self) -> Path:
@@ -48,24 +51,28 @@ def read_node(root: Path) -> LocalNode | None:
         BadRegistriesFileError: Its registries.yaml cannot be read.
         BadHostsFileError: A hosts.toml cannot be read.
     """
-    if not (root / _DATA / "agent").is_dir():
-        return None
     registries = None
     path = root / _CONFIG / "registries.yaml"
     try:
-        if path.exists():
-            registries = (str(path), _text(path))
+        if not _is_directory(root / _DATA / "agent"):
+            return None
+        registries = (str(path), _text(path))
+    except FileNotFoundError:
+        pass
     except (OSError, ValueError) as error:
         raise BadRegistriesFileError(f"{path} cannot be read: {error}", hint="Run this as root on a node.") from error
     hosts = {}
+    written = []
     certs = root / _CERTS
     try:
         for directory in sorted(certs.iterdir()) if certs.is_dir() else ():
             if (directory / "hosts.toml").is_file():
                 hosts[directory.name] = _text(directory / "hosts.toml")
+                written.append((directory / "hosts.toml").stat().st_mtime)
+        newer = bool(registries and written) and path.stat().st_mtime > max(written)
     except (OSError, ValueError) as error:
         raise BadHostsFileError(f"{certs} cannot be read: {error}", hint="Run this as root on a node.") from error
-    return LocalNode(root, registries, hosts)
+    return LocalNode(root, registries, hosts, newer)
 
 
 def platform_of_machine(machine: str) -> Platform:
@@ -73,6 +80,17 @@ def platform_of_machine(machine: str) -> Platform:
     return Platform.parse(f"linux/{_MACHINES.get(machine, machine)}")
 
 
+def _is_directory(path: Path) -> bool:
+    """Tell whether a directory is there; unlike pathlib, never that it is not because it may not be seen."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _text(path: Path) -> str:
     with path.open("rb") as file:
-        return file.read(_MAX_FILE_BYTES).decode()
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise ValueError(f"more than {_MAX_FILE_BYTES} bytes")
+    return data.decode()

@@ -63,6 +63,9 @@ def registries_yaml(site: Site, images: Iterable[tuple[Reference, Route]], acces
     mirrors = {registry: _mirror(site, registry, pushed.get(registry, [])) for registry in sorted(registries)}
     if site.wildcard:
         mirrors["*"] = _mirror_of_prefix(site.target, site.target.prefix) if site.target else {}
+        if site.target and site.target.prefix and site.target.host not in mirrors:
+            # What the site has there under its own names must not be looked for below the prefix.
+            mirrors = {**mirrors, site.target.host: {"endpoint": [_otherwise_written(site.target)]}}
     document: dict[str, Any] = {"mirrors": mirrors}
     text = _HEADER.format(made_by)
     if site.target is None:
@@ -72,7 +75,7 @@ def registries_yaml(site: Site, images: Iterable[tuple[Reference, Route]], acces
     if configs:
         document["configs"] = configs
     text += yamlfile.dump(document)
-    return text if access.credential else text + _NO_CREDENTIALS.format(site.target.host)
+    return text if access.credential else text + _no_credentials(hosts)
 
 
 def config_yaml(site: Site, *, server: bool) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def _mirror(site: Site, registry: str, pushed: list[Reference]) -> dict[str, Any
         return {}
     prefix = site.target.prefix_for(registry, keep_registry=site.keep_registry)
     if registry == site.target.host:
-        return _mirror_of_itself(site.target, prefix, pushed)
+        return _mirror_of_itself(site, site.target, prefix, pushed)
     return _mirror_of_prefix(site.target, prefix)
 
 
@@ -105,7 +108,7 @@ def _mirror_of_prefix(target: Target, prefix: str) -> dict[str, Any]:
     return mirror
 
 
-def _mirror_of_itself(target: Target, prefix: str, pushed: list[Reference]) -> dict[str, Any]:
+def _mirror_of_itself(site: Site, target: Target, prefix: str, pushed: list[Reference]) -> dict[str, Any]:
     """Return the mirror for images that are named after the target already.
 
     What else the site has there must still be found, so only the repositories of the bundle are rewritten. And an
@@ -114,7 +117,8 @@ def _mirror_of_itself(target: Target, prefix: str, pushed: list[Reference]) -> d
     Source: k3s-io/k3s, ``pkg/agent/containerd/config.go``, ``getHostConfigs``.
     """
     if not prefix:
-        return {"endpoint": [target.url]} if target.plain_http else {}
+        # Where the default endpoint is turned off, listing it turns it on again for this registry.
+        return {"endpoint": [target.url]} if target.plain_http or not site.default_endpoint else {}
     names = sorted({reference.repository for reference in pushed})
     pattern = f"^({'|'.join(name.replace('.', '[.]') for name in names)})$"
     return {"endpoint": [_otherwise_written(target)], "rewrite": {pattern: f"{prefix}/$1"}}
@@ -159,6 +163,13 @@ def _config(target: Target, access: NodeAccess) -> dict[str, Any]:
     return config
 
 
+def _no_credentials(hosts: Iterable[str]) -> str:
+    """Return the comment that shows where credentials go, for each host that settings are looked up by."""
+    auth = {"auth": {"username": "NAME", "password": "PASSWORD"}}
+    shown = yamlfile.dump(dict.fromkeys(hosts, auth))
+    return _NO_CREDENTIALS + "".join(f"#   {line}\n" for line in shown.splitlines())
+
+
 _HEADER = """\
 # {}
 # For every node, servers and agents: /etc/rancher/k3s/registries.yaml, mode 0600. K3s reads it only when it starts.
@@ -166,8 +177,4 @@ _HEADER = """\
 _NO_CREDENTIALS = """\
 # Nodes pull without credentials. If the registry asks for some, put those of an account that may only pull below
 # `configs`, here or with `airgap-sync config --with-credentials`:
-#   {}:
-#     auth:
-#       username: NAME
-#       password: PASSWORD
 """

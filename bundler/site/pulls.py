@@ -139,7 +139,10 @@ class PullCheck:
     ) -> tuple[bool | None, Problem | None]:
         asked = [endpoint for endpoint in endpoints if self._on_node or not endpoint.is_embedded]
         shared = any(endpoint.is_embedded for endpoint in endpoints)
-        only_default = bool(endpoints) and all(endpoint.is_default for endpoint in endpoints)
+        # The target may be a source registry itself: then its own endpoint is the right one.
+        only_default = bool(endpoints) and all(
+            endpoint.is_default and not self._is_target(endpoint) for endpoint in endpoints
+        )
         if image.route is Route.EMBEDDED and not shared and only_default:
             return False, self._missing_mirror(image)
         attempts = [_Attempt(endpoint) for endpoint in asked]
@@ -158,6 +161,12 @@ class PullCheck:
                 fix = f"Find the node that has it so, and remove it there: k3s crictl rmi {image.reference}"
             words = f"{found.place} stands for {found.digest}, the bundle has {image.content.root.digest}"
             return False, Problem("tag-moved", words, fix)
+        if found.endpoint.is_default and not self._on_node and not self._is_target(found.endpoint):
+            return None, Problem(
+                "source-only",
+                f"only {found.place} has it, which answers here; whether nodes reach it is not known",
+                f"Put it where nodes look: {self._advice.push}",
+            )
         return self._whole(image, content, [attempt for attempt in attempts if attempt.usable])
 
     # --- the name -----------------------------------------------------------------------------------------------
@@ -194,7 +203,9 @@ class PullCheck:
     def _unresolved(self, image: CheckedImage, attempts: list[_Attempt], *, only_default: bool) -> Problem:
         if only_default:
             return self._missing_mirror(image)
-        told = [attempt for attempt in attempts if not attempt.endpoint.is_default] or attempts
+        told = [
+            attempt for attempt in attempts if not attempt.endpoint.is_default or self._is_target(attempt.endpoint)
+        ] or attempts
         words = "; ".join(dict.fromkeys(attempt.words() for attempt in told)) or "no endpoint is left to ask"
         for attempt in told:
             if attempt.error is None:
@@ -206,7 +217,7 @@ class PullCheck:
     def _absent(self, image: CheckedImage, attempt: _Attempt, words: str) -> Problem:
         """Say why an endpoint does not have a name: it was asked for another, or it is not there."""
         target, endpoint = self._site.target, attempt.endpoint
-        if target and endpoint.host.removesuffix(":443") == target.host.removesuffix(":443"):
+        if target and self._is_target(endpoint):
             right = target.repository_for(image.reference, keep_registry=self._site.keep_registry)
             plain = replace(endpoint, base_url=f"{target.url}/v2", rewrites=())
             if right != _asked(endpoint, image.reference.repository) and self._there(plain, right, image):
@@ -220,6 +231,10 @@ class PullCheck:
 
     def _put(self, image: CheckedImage, push: str) -> str:
         return _TO_SEEDS if image.route is Route.EMBEDDED else push
+
+    def _is_target(self, endpoint: Endpoint) -> bool:
+        target = self._site.target
+        return target is not None and endpoint.host.removesuffix(":443") == target.host.removesuffix(":443")
 
     def _there(self, endpoint: Endpoint, repository: str, image: CheckedImage) -> bool:
         try:

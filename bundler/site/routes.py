@@ -120,6 +120,12 @@ class Site:
         """Whether nodes share images with each other."""
         return self.mode is not Mode.REGISTRY
 
+    @property
+    def needs_k3s_set(self) -> bool:
+        """Whether a rule about the K3s set can decide anything."""
+        patterns = [rule.pattern for rule in (*self.rules, *_DEFAULTS[self.mode])]
+        return K3S_SET in patterns[: patterns.index("*")]
+
     def route_of(self, reference: Reference, *, in_k3s_set: bool) -> Route:
         """Return where an image is put."""
         rules = (*self.rules, *_DEFAULTS[self.mode])
@@ -199,10 +205,10 @@ class Router:
 
     def __init__(self, site: Site, lock: BundleLock | None) -> None:
         self.site = site
-        if lock is None and site.mode is Mode.HYBRID:
+        if lock is None and site.needs_k3s_set:
             raise NothingSelectedError(
                 "there is no bundle.lock.json, so which images K3s needs is not known",
-                hint="The mode hybrid takes bundles that `airgap-sync bundle` made.",
+                hint="Give a --route '*=registry' or '*=embedded', or make the bundle with `airgap-sync bundle`.",
             )
         self._k3s = {
             str(name)

@@ -1,7 +1,8 @@
 """The manifest that a release of system-upgrade-controller brings along, fitted to a site.
 
 Only four values change: the image of the Deployment, and in the ConfigMap the kubectl image, the jobs' pull policy
-and their deadline. Everything else stays as data what it was; comments are lost.
+and their deadline. Everything else stays as data what it was; comments are lost. Permissions and arguments belong to
+one release, so a manifest of another than the bundle's is refused.
 
 Source: rancher/system-upgrade-controller, ``manifests/system-upgrade-controller.yaml`` and its release asset.
 """
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bundler import yamlfile
-from bundler.errors import BadSucManifestError
+from bundler.errors import BadReferenceError, BadSucManifestError
+from bundler.oci.reference import Reference
 from bundler.site.controller import CONFIG_MAP, CONTROLLER
 
 if TYPE_CHECKING:
@@ -52,13 +54,15 @@ def patch(text: str, name: str, settings: ControllerSettings) -> str:
 
     Raises:
         BadSucManifestError: It is not YAML, or lacks the Deployment ``system-upgrade-controller`` or the ConfigMap
-            ``default-controller-env``, or has one of them twice, or its container sets a value by itself.
+            ``default-controller-env``, or has one of them twice, or its container is of another release than the
+            image in the settings, or sets a value by itself.
     """
     documents = yamlfile.load_all(text, name, error=BadSucManifestError)
     objects = [found for document in documents for found in _objects(document, ())]
     deployment = _the_one(objects, "Deployment", CONTROLLER, name)
     config_map = _the_one(objects, "ConfigMap", CONFIG_MAP, name)
     container = _container(deployment)
+    _refuse_other_release(deployment, container, settings)
     _refuse_own_values(deployment, container, settings)
     deployment.mapping(*container)["image"] = settings.image_name
     config_map.mapping("data").update(settings.environment)
@@ -103,6 +107,23 @@ def _container(deployment: _Found) -> Path:
     if names.count(CONTROLLER) != 1:
         raise BadSucManifestError(f"{deployment.place(*path)}: no single container {CONTROLLER} in the Deployment")
     return (*path, names.index(CONTROLLER))
+
+
+def _refuse_other_release(deployment: _Found, container: Path, settings: ControllerSettings) -> None:
+    """Refuse a manifest whose container does not have the tag of the bundle's controller, wherever it comes from."""
+    written = deployment.mapping(*container).get("image")
+    try:
+        tag = Reference.parse(written).tag if isinstance(written, str) else None
+    except BadReferenceError:
+        tag = None
+    if tag == settings.image.tag:
+        return
+    found = f"is of {CONTROLLER} {tag}" if tag else f"names no release of {CONTROLLER}"
+    raise BadSucManifestError(
+        f"{deployment.place(*container, 'image')}: the manifest {found}, and the bundle has {settings.image.tag}",
+        hint=f"Take system-upgrade-controller.yaml from the assets of release {settings.image.tag}: in the project's "
+        "git tree it names an older image.",
+    )
 
 
 def _refuse_own_values(deployment: _Found, container: Path, settings: ControllerSettings) -> None:

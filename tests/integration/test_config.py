@@ -26,13 +26,17 @@ from bundler.k3s import suc
 from bundler.k3s.registries import RegistriesFile
 from bundler.site.controller import ControllerSettings, controller_objects
 from tests.support.bundles import Bundle
+from tests.support.bundles import bundle as bundle_from
 from tests.support.certificates import Authority
-from tests.support.command import Result, run, start
-from tests.support.content import digest_of
+from tests.support.command import Result, command_line, environment, run, start
+from tests.support.content import BlobStore, digest_of
+from tests.support.faulty import FaultyRegistry
+from tests.support.images import build_manifest, image_of, single
+from tests.support.media_types import OCI_MANIFEST
 from tests.support.plan_crd import check_plan
 from tests.support.programs import require
 from tests.support.sites import APPS, SMALL, V131, V132, V133, Recipe, bundle_of, names_of, routed, umask
-from tests.support.syscalls import run_injecting
+from tests.support.syscalls import run_injecting, stopped_at
 
 TARGET = ("--target", "https://harbor.example/k3s")
 FROM = ("--from", "v1.30.4+k3s1")
@@ -155,6 +159,26 @@ def test_the_list_for_pulling_beforehand_is_of_what_is_at_the_registry(bundle: P
     for number, (options, names) in enumerate(expected.items()):
         config(bundle, tmp_path / str(number), *TARGET, *options)
         assert (tmp_path / str(number) / "pre-pull.txt").read_text() == "".join(f"{name}\n" for name in sorted(names))
+
+
+def test_what_no_node_can_pull_is_not_in_the_list(tmp_path: Path, to: Path) -> None:
+    store = BlobStore(tmp_path / "store")
+    described = store.add(b'{"name":"chart","version":"1.0.0"}', "application/vnd.cncf.helm.config.v1+json")
+    content = store.add(b"a chart", "application/vnd.cncf.helm.chart.content.v1.tar+gzip")
+    manifest = build_manifest(described.descriptor(), [content.descriptor()], media_type=OCI_MANIFEST)
+    with FaultyRegistry() as upstream:
+        upstream.add(single(store), "some/image", "1")
+        upstream.add(image_of(manifest, [described, content]), "some/chart", "1")
+        chart, image = (f"{upstream.host}/some/{name}:1" for name in ("chart", "image"))
+        bundle_from([chart, image], tmp_path / "made")
+    made = config(tmp_path / "made", to, *TARGET, "-o", "json")
+    assert (to / "pre-pull.txt").read_text() == f"{image}\n"
+    (notice,) = (notice for notice in made.json["notices"] if "pre-pull.txt" in notice)
+    assert notice.startswith("1 of the 2 names for the registry are of artifacts, such as charts and signatures")
+    # Without a lock nobody knows.
+    (tmp_path / "made" / "bundle.lock.json").unlink()
+    config(tmp_path / "made", to, *TARGET, "--force")
+    assert (to / "pre-pull.txt").read_text() == f"{chart}\n{image}\n"
 
 
 def test_a_plan_a_hop_in_order_with_the_version_of_that_hop(bundle: Path, to: Path) -> None:
@@ -294,6 +318,73 @@ def test_force_keeps_what_was_there(bundle: Path, to: Path) -> None:
     assert tree(to.with_name("site.old-2")) == first
     assert tree(to) != first
     assert sorted(path.name for path in to.parent.iterdir()) == ["site", "site.old-1", "site.old-2"]
+
+
+def config_in(directory: Path, bundle: Path, to: str, *options: str) -> Result:
+    """Run the command with another working directory."""
+    done = subprocess.run(
+        command_line("config", bundle, "--to", to, *TARGET, *options),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=directory,
+        timeout=60,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("to", [".", "./", "..", "../", "../here", "../..", "/"])
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
+def test_the_current_directory_is_not_moved_away(bundle: Path, tmp_path: Path, to: str, force: tuple[str, ...]) -> None:
+    here = tmp_path / "some" / "here"
+    here.mkdir(parents=True)
+    result = config_in(here, bundle, to, *force)
+    assert result.code == 3, result.err
+    assert f"{(here / to).resolve()}" in result.err or to in result.err
+    assert re.search("is the current directory, or has it in it|are not apart", result.err)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["some", "some/here"]
+
+
+@pytest.mark.parametrize("to", ["site", "site/", "./site", "other/../site", "site/none/..", "../here/site"])
+def test_a_directory_may_be_named_in_any_way(bundle: Path, tmp_path: Path, to: str) -> None:
+    here = tmp_path / "here"
+    (here / "other").mkdir(parents=True)
+    for force in ((), ("--force",)):
+        result = config_in(here, bundle, to, *force)
+        assert result.code == 0, result.err
+    assert sorted(path.name for path in here.iterdir()) == ["other", "site", "site.old-1"]
+    assert tree(here / "site") == tree(here / "site.old-1")
+
+
+def test_modes_are_said_as_they_are(bundle: Path, to: Path) -> None:
+    with umask(0o077):
+        made = config(bundle, to, *TARGET, "-o", "json")
+    assert {item["mode"] for item in made.json["files"]} == {"0600"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in to.rglob("*") if path.is_file()} == {0o600}
+
+
+def test_two_runs_at_once_do_not_mix(bundle: Path, tmp_path: Path, to: Path) -> None:
+    require("strace")
+    config(bundle, to, *TARGET)
+    before = tree(to)
+    options = ("config", bundle, "--to", to, *TARGET, *FROM, "--force")
+    with stopped_at("mkdir", to.with_name(".site.new"), options, tmp_path / "strace") as first:
+        for name in (str(to), f"{to.parent}/./{to.name}/"):
+            second = run("config", bundle, "--to", name, *TARGET, "--force")
+            assert second.code == 12, second.err
+            assert f"another airgap-sync run is using {to}" in second.err
+            assert tree(to) == before
+        # Another directory is another matter.
+        config(bundle, to.with_name("other"), *TARGET)
+        os.kill(first.pid, signal.SIGCONT)
+        out, err = first.communicate(timeout=30)
+    assert first.returncode == 0, err
+    assert f"what was there before is in {to}.old-1" in out
+    assert tree(to.with_name("site.old-1")) == before
+    assert not to.with_name(".site.new").exists()
+    assert set(tree(to)) == COMMON | {"pre-pull.txt"}
 
 
 def test_a_refused_run_leaves_nothing(bundle: Path, to: Path) -> None:
@@ -459,7 +550,14 @@ def test_of_an_experimental_feature_one_is_warned(bundle: Path, to: Path) -> Non
     ("options", "words"),
     [
         ((*TARGET, "--username", "robot", "--password-stdin"), "--username is only used with --with-credentials"),
+        ((*TARGET, "--username", ""), "--username is only used with --with-credentials"),
+        ((*TARGET, "--password-stdin"), "--password-stdin is only used with --with-credentials"),
+        ((*TARGET, "--password-file", "/dev/null"), "--password-file is only used with --with-credentials"),
+        ((*TARGET, "--authfile", "none.json"), "--authfile is only used with --with-credentials"),
+        ((*TARGET, "--registries", "none.yaml"), "--registries is only used with --with-credentials"),
+        (("--mode", "embedded", "--registries", "none.yaml"), "--registries is only used with --with-credentials"),
         (("--mode", "embedded", "--with-credentials"), "credentials and certificates are for a registry"),
+        ((*TARGET, "--client-key", "/dev/null"), "--client-key goes with --client-cert"),
         ((*TARGET, "--node-dir", "etc/k3s"), "--node-dir is an absolute path"),
         ((*TARGET, "--node-dir", "/"), "--node-dir is an absolute path"),
         ((*TARGET, "--node-dir", "/etc/my k3s"), "--node-dir is an absolute path"),
@@ -528,10 +626,15 @@ def test_a_secret_is_written_where_it_was_asked_for_and_nowhere_else(
     assert auth_of is not None
     assert (auth_of.username, auth_of.password) == ("robot", SECRET)
 
-    # The same without being asked.
-    unasked = tuple(option for option in options if source != "password-file")
+    # Without being asked, options that say where it is are refused, and the environment does not count.
     other = to.with_name("other")
-    made = config(bundle, other, *TARGET, *unasked, env=env)
+    if options:
+        refusal = run("config", bundle, "--to", other, *TARGET, *options)
+        assert refusal.code == 2, refusal.err
+        assert f"{options[0]} is only used with --with-credentials" in " ".join(refusal.err.split())
+        assert not other.exists()
+        return
+    made = config(bundle, other, *TARGET, env=env)
     assert holding(SECRET, made, other) == set()
     assert stat.S_IMODE((other / "registries.yaml").stat().st_mode) == 0o644
 
@@ -562,7 +665,7 @@ def test_an_authority_is_copied_and_named_by_its_place_on_nodes(bundle: Path, tm
     tls = parsed.configs["harbor.example"].tls
     assert tls is not None
     assert tls.ca_file == "/opt/k3s/ca.pem"
-    assert "install -D -m 0600 $CONFIG/ca.pem /opt/k3s/ca.pem" in (to / "RUNBOOK.md").read_text().splitlines()
+    assert 'install -D -m 0600 "$CONFIG/ca.pem" /opt/k3s/ca.pem' in (to / "RUNBOOK.md").read_text().splitlines()
 
 
 @pytest.mark.parametrize("content", [b"", b"no certificate\n", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"\xff\xfe"])
@@ -575,6 +678,120 @@ def test_what_is_no_authority_is_refused_here_and_not_on_a_node(
     assert result.code == 3, result.err
     assert str(file) in result.err
     assert not to.exists()
+
+
+def test_of_the_files_of_authorities_only_certificates_are_taken(bundle: Path, tmp_path: Path, to: Path) -> None:
+    """A file may hold a key too, and words in any encoding; none of it is for all nodes."""
+    authority = Authority(tmp_path / "authority")
+    own = authority.issue("harbor.example")
+    certificate, key = authority.ca_file.read_bytes(), own.key.read_bytes()
+    file = tmp_path / "both.pem"
+    file.write_bytes(key + b"Bag of M\xfcller: secret words\n" + certificate.replace(b"\n", b"\r\n") + key)
+    config(bundle, to, *TARGET, "--ca-file", file)
+    assert (to / "ca.pem").read_bytes().strip() == certificate.strip()
+
+
+def test_a_file_of_other_things_is_no_authority(bundle: Path, tmp_path: Path, to: Path) -> None:
+    """OpenSSL takes certificates under other labels too, which nodes do not read."""
+    certificate = Authority(tmp_path / "authority").ca_file.read_text()
+    file = tmp_path / "trusted.pem"
+    file.write_text(certificate.replace(" CERTIFICATE-", " X509 CERTIFICATE-"))
+    result = run("config", bundle, "--to", to, *TARGET, "--ca-file", file)
+    assert result.code == 3, result.err
+    assert f"{file} holds no certificate in PEM form" in result.err
+    assert "[bad-tls-file]" in result.err
+    assert not to.exists()
+
+
+def install_lines(to: Path) -> list[str]:
+    """Give the lines of a runbook that copy files to nodes."""
+    return [line for line in (to / "RUNBOOK.md").read_text().splitlines() if line.startswith("install -D ")]
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["two files", "one file"])
+def test_a_client_certificate_is_written_and_its_key_if_asked_for(
+    bundle: Path, tmp_path: Path, to: Path, apart: bool
+) -> None:
+    own = Authority(tmp_path / "authority").issue("a node", client=True)
+    certificates, key = own.cert.read_text(), own.key.read_text()
+    options: tuple[str | Path, ...] = ("--client-cert", own.cert, "--client-key", own.key)
+    if not apart:
+        (tmp_path / "both.pem").write_text(key + certificates)
+        options = ("--client-cert", tmp_path / "both.pem")
+    there = "/etc/rancher/k3s"
+
+    made = config(bundle, to, *TARGET, *options, "-o", "json")
+    assert (to / "client.pem").read_text().split() == certificates.split()
+    assert "client.key" not in tree(to)
+    assert holding(key.splitlines()[1], made, to) == set()
+    assert {item["mode"] for item in made.json["files"]} == {"0644"}
+    assert f'install -D -m 0600 "$CONFIG/client.pem" {there}/client.pem' in install_lines(to)
+    assert [line for line in install_lines(to) if "$CONFIG/client.key" in line] == []
+    assert f"test -s {there}/client.key && echo there" in (to / "RUNBOOK.md").read_text().splitlines()
+
+    both = to.with_name("both")
+    made = config(bundle, both, *TARGET, *options, "--with-credentials", "-o", "json")
+    assert (both / "client.pem").read_bytes() == (to / "client.pem").read_bytes()
+    assert (both / "client.key").read_text().split() == key.split()
+    assert holding(key.splitlines()[1], made, both) == {"client.key"}
+    assert {item["path"] for item in made.json["files"] if item["mode"] == "0600"} == {"client.key"}
+    assert stat.S_IMODE((both / "client.key").stat().st_mode) == 0o600
+    assert f'install -D -m 0600 "$CONFIG/client.key" {there}/client.key' in install_lines(both)
+    assert "test -s /etc/rancher/k3s/client.key" not in (both / "RUNBOOK.md").read_text()
+    assert any("nodes show their client certificate alone" in notice for notice in made.json["notices"])
+    for directory in (to, both):
+        parsed = RegistriesFile.parse((directory / "registries.yaml").read_text(), "registries.yaml")
+        tls = parsed.configs["harbor.example"].tls
+        assert tls is not None
+        assert (tls.cert_file, tls.key_file) == (f"{there}/client.pem", f"{there}/client.key")
+
+
+def test_a_client_certificate_without_its_key_is_refused(bundle: Path, tmp_path: Path, to: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    one, other = authority.issue("one", client=True), authority.issue("other", client=True)
+    for options in (("--client-cert", one.cert), ("--client-cert", one.cert, "--client-key", other.key)):
+        result = run("config", bundle, "--to", to, *TARGET, *options)
+        assert result.code == 3, result.err
+        assert "[bad-tls-file]" in result.err
+        assert str(one.cert) in result.err
+    assert not to.exists()
+
+
+@pytest.mark.parametrize("option", ["--ca-file", "--suc-manifest"])
+def test_a_file_that_is_too_large_is_refused_and_not_cut(bundle: Path, tmp_path: Path, to: Path, option: str) -> None:
+    file = tmp_path / "large"
+    if option == "--ca-file":
+        file.write_bytes(Authority(tmp_path / "authority").ca_file.read_bytes() + b"#" * 1024 * 1024)
+    else:
+        release_manifest(file)
+        file.write_text(file.read_text() + "#" * 1024 * 1024)
+    result = run("config", bundle, "--to", to, *TARGET, option, file)
+    assert result.code == 3, result.err
+    assert f"{file} is larger than 1048576 bytes" in result.err
+    assert not to.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "hosts"),
+    [
+        ("https://[fd00::1]:5000/k3s", (), ["[fd00::1]:5000"]),
+        ("https://harbor.example/k3s", (), ["harbor.example"]),
+        ("https://harbor.example/k3s", ("--wildcard",), ["harbor.example", "harbor.example:443"]),
+    ],
+    ids=["ipv6", "name", "wildcard"],
+)
+def test_what_is_said_of_credentials_is_valid_and_for_every_host(
+    bundle: Path, to: Path, target: str, options: tuple[str, ...], hosts: list[str]
+) -> None:
+    config(bundle, to, "--target", target, *options)
+    text = (to / "registries.yaml").read_text()
+    shown = re.findall(r"^#   (.*)$", text, re.MULTILINE)
+    auth = {"auth": {"username": "NAME", "password": "PASSWORD"}}
+    assert yaml.safe_load("\n".join(shown)) == dict.fromkeys(hosts, auth)
+    # Put in as it is said, it counts for every endpoint.
+    filled = RegistriesFile.parse(text + "configs:\n" + "".join(f"  {line}\n" for line in shown), "registries.yaml")
+    assert filled.warnings == ()
+    assert set(filled.configs) == set(hosts)
 
 
 # --- the controller's own manifest --------------------------------------------------------------------------------
@@ -609,6 +826,19 @@ def test_a_manifest_of_something_else_is_refused(bundle: Path, tmp_path: Path, t
     result = run("config", bundle, "--to", to, *TARGET, "--suc-manifest", file)
     assert result.code == 3, result.err
     assert f"{file}:1: there is no Deployment system-upgrade-controller" in result.err
+    assert not to.exists()
+
+
+def test_a_manifest_of_another_release_is_refused(bundle: Path, tmp_path: Path, to: Path) -> None:
+    """Such as that of the git tree, which names an older image."""
+    file = tmp_path / "suc.yaml"
+    release_manifest(file)
+    newest = suc.newest().version
+    file.write_text(file.read_text().replace(f"{suc.newest().image.repository}:{newest}", "rancher/suc:v0.9.1"))
+    result = run("config", bundle, "--to", to, *TARGET, "--suc-manifest", file)
+    assert result.code == 3, result.err
+    assert f"the manifest is of system-upgrade-controller v0.9.1, and the bundle has {newest}" in result.err
+    assert f"hint: Take system-upgrade-controller.yaml from the assets of release {newest}" in result.err
     assert not to.exists()
 
 
@@ -658,9 +888,19 @@ def test_every_step_of_the_runbook_can_be_done(bundle: Path, to: Path, options: 
     # Its own commands are those that there are.
     file = to.parent / "node.json"
     file.write_text("{}")
-    there = {"$BUNDLE": bundle, "$CONFIG": to, "*.json": file, "$(hostname)": "node", "/etc/rancher/k3s/k3s.yaml": file}
+    there = {
+        "$BUNDLE": bundle,
+        "$CONFIG": to,
+        '"$RESULTS"/*.json': file,
+        "$RESULTS": to.parent,
+        "$(hostname)": "node",
+        "/etc/rancher/k3s/k3s.yaml": file,
+        "/opt/k3s/registries.yaml": to / "registries.yaml",
+    }
     commands = [line for block in blocks(text) for line in block.splitlines() if line.startswith("airgap-sync ")]
-    assert len(commands) == (2 if "embedded" in options else 4)
+    # Two for the proof; one for the seeds, two for the registry.
+    seeds, pushed = "--mode" in options, "embedded" not in options
+    assert len(commands) == 2 + seeds + 2 * pushed
     for line in commands:
         filled = reduce(lambda text, item: text.replace(item[0], str(item[1])), there.items(), line)
         _, name, *arguments = shlex.split(filled, comments=True)
@@ -702,6 +942,29 @@ def test_what_a_node_needs_of_room_is_what_its_platform_fetches(bundle: Path, to
                     manifest = read.json(child["digest"])
                     sizes |= {item["digest"]: item["size"] for item in (manifest["config"], *manifest["layers"])}
         assert f"- `linux/{architecture}`: {sum(sizes.values()) / 1000:.1f} kB to fetch" in text
+
+
+def test_the_runbook_knows_the_archive_the_window_and_whether_credentials_are_there(
+    bundle: Path, tmp_path: Path, to: Path
+) -> None:
+    config(bundle, to, *MODES["hybrid"], *FROM, "--window", "fri 22:00-04:00 Europe/Berlin")
+    text = (to / "RUNBOOK.md").read_text()
+    blobs: dict[str, int] = {}
+    read = Bundle(bundle)
+    for root in read.names.values():
+        for child in read.json(root)["manifests"]:
+            manifest = read.json(child["digest"])
+            blobs |= {item["digest"]: item["size"] for item in (manifest["config"], *manifest["layers"])}
+    assert f": {sum(blobs.values()) / 1000:.1f} kB for the archive" in text
+    assert "Jobs begin only on fri from 22:00 to 04:00 (Europe/Berlin)" in text
+    assert "`registries.yaml` holds no credentials. If `harbor.example` asks for some" in text
+    file = tmp_path / "password"
+    file.write_text(SECRET)
+    given = ("--with-credentials", "--username", "node", "--password-file", file)
+    config(bundle, to.with_name("other"), *TARGET, *given)
+    text = (to.with_name("other") / "RUNBOOK.md").read_text()
+    assert "credentials. If" not in text
+    assert "Jobs begin" not in text
 
 
 def test_a_small_bundle_of_one_platform_names_that_one_alone(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bundler.errors import ConnectionFailedError, TimedOutError, UnexpectedAnswerError
+from bundler.errors import BadManifestError, ConnectionFailedError, TimedOutError, UnexpectedAnswerError
 from bundler.oci.digest import Digest
+from bundler.oci.platform import Platform
 from bundler.site.containerd import Containerd as NodeContainerd
 from bundler.site.containerd import find_ctr
 from tests.support.bundles import layer_of
@@ -111,6 +112,37 @@ def test_an_image_that_is_not_unpacked_is_complete(
         fresh.import_tar(tmp_path / "image.tar", "--no-unpack")
         found = NodeContainerd(fresh.socket, (str(find_program("ctr")),), 30).complete_images()
     assert list(found) == ["docker.io/some/packed:1"]
+
+
+def test_the_config_of_an_image_whatever_its_form(
+    node: Containerd, asked: NodeContainerd, upstream: FaultyRegistry, store: BlobStore, hosts: Path
+) -> None:
+    here = single(store, HERE, {"etc/image": b"formed"})
+    config = Digest.parse(here.blobs[0].digest)
+    again = single(store, HERE, {"etc/image": b"formed"}, annotations={"made": "anew"})
+    entries = (Entry(single(store, ELSEWHERE), ELSEWHERE), Entry(again, HERE))
+    forms = {"alone": here, "again": again, "index": index_of(*entries), "other": index_of(entries[0])}
+    for name, image in forms.items():
+        upstream.add(image, f"some/{name}", "1")
+        node.pull(f"docker.io/some/{name}:1", ELSEWHERE if name == "other" else HERE, hosts)
+    found = {
+        name: asked.config_digest(Digest.parse(image.root_digest), Platform.parse(str(HERE)))
+        for name, image in forms.items()
+    }
+    assert found == {"alone": config, "again": config, "index": config, "other": None}
+
+
+def test_the_config_of_what_is_not_there_or_no_manifest(
+    node: Containerd, asked: NodeContainerd, upstream: FaultyRegistry, store: BlobStore, hosts: Path
+) -> None:
+    platform = Platform.parse(str(HERE))
+    with pytest.raises(ConnectionFailedError):
+        asked.config_digest(Digest.of(b"nothing"), platform)
+    image = single(store, HERE, {"etc/image": b"torn"})
+    upstream.add(image, "some/torn", "1")
+    node.pull("docker.io/some/torn:1", HERE, hosts)
+    with pytest.raises(BadManifestError):
+        asked.config_digest(Digest.parse(image.blobs[0].digest), platform)
 
 
 def test_a_containerd_that_is_down(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import re
@@ -19,14 +20,17 @@ from tests.support.bundles import Bundle, GatedRegistry, many
 from tests.support.certificates import Authority
 from tests.support.command import run, start
 from tests.support.content import AMD64
-from tests.support.handmade import write_bundle
+from tests.support.embedded import NodeTree
+from tests.support.handmade import multi, write_bundle
 from tests.support.harbor import HarborDouble
 from tests.support.images import BlobStore, single
+from tests.support.kubernetes import KubernetesApi
+from tests.support.kubernetes import node as kubernetes_node
 from tests.support.preflights import AIR_GAP, Preflight, Storage, edited, follow, preflight, refused
 from tests.support.programs import free_port
 from tests.support.publishing import publish
 from tests.support.registry import Registry
-from tests.support.sites import SMALL, V132, Recipe, bundle_of, names_of, routed
+from tests.support.sites import SMALL, V131, V132, Recipe, bundle_of, names_of, routed
 from tests.support.tokens import TokenServer
 
 BOTH = {"linux/amd64", "linux/arm64"}
@@ -106,7 +110,7 @@ def of_registry(bundle: Path, registry: str) -> dict[str, set[str]]:
 
 
 def test_where_everything_is_there_it_passes_and_only_asks(shop: Shop) -> None:
-    before = shop.registry.mark()
+    before, started = shop.registry.mark(), dt.datetime.now(dt.UTC).replace(microsecond=0)
 
     found = shop.check()
 
@@ -117,6 +121,9 @@ def test_where_everything_is_there_it_passes_and_only_asks(shop: Shop) -> None:
     assert found.document["findings"] == []
     lock = (shop.bundle / "bundle.lock.json").read_bytes()
     assert found.document["lock_digest"] == f"sha256:{hashlib.sha256(lock).hexdigest()}"
+    site = (shop.files / "site.json").read_bytes()
+    assert found.document["site_digest"] == f"sha256:{hashlib.sha256(site).hexdigest()}"
+    assert started <= dt.datetime.fromisoformat(found.document["checked_utc"]) <= dt.datetime.now(dt.UTC)
     assert found.document["node"] is None
     asked = shop.registry.since(before)
     assert {request.method for request in asked} <= {"GET", "HEAD"}
@@ -161,7 +168,7 @@ def test_json_on_standard_output_is_what_out_keeps(shop: Shop) -> None:
     kept = shop.check().document
     shown = run("preflight", shop.bundle, "--config", shop.files, "-o", "json")
     assert shown.code == 0
-    assert shown.json == kept
+    assert {**shown.json, "checked_utc": kept["checked_utc"]} == kept
 
 
 def test_a_bundle_without_a_lock(tmp_path: Path, store: BlobStore) -> None:
@@ -175,6 +182,74 @@ def test_a_bundle_without_a_lock(tmp_path: Path, store: BlobStore) -> None:
     # A single manifest does not say which platform it is for, so it is checked for this machine's.
     assert found.passed
     assert len(found.document["images"]) == 1
+
+
+def test_a_layout_without_a_lock_is_for_the_platforms_that_it_states(tmp_path: Path, store: BlobStore) -> None:
+    image = multi(store, b"layer\n")
+    bundle = write_bundle(tmp_path / "bundle", {ONE: image}, lock=False)
+    with Registry() as registry:
+        publish(image, registry.url, "team/one", "1.0")
+        found = preflight(bundle, "--target", registry.url, out=tmp_path / "out")
+    assert found.passed
+    assert {(item["reference"], item["platform"]) for item in found.document["images"]} == {
+        (ONE, platform) for platform in BOTH
+    }
+
+
+def test_what_only_the_source_registry_has_is_not_known_to_be_there(tmp_path: Path, store: BlobStore) -> None:
+    image = single(store, AMD64)
+    with Registry() as source, Registry() as target, NodeTree() as node:
+        name = f"{source.host}/team/one:1.0"
+        bundle = write_bundle(tmp_path / "bundle", {name: image})
+        publish(image, source.url, "team/one", "1.0")
+        found = preflight(bundle, "--target", target.url, out=tmp_path / "out")
+        assert found.bad == {name: {"linux/amd64"}}
+        problem = found.problem(name)
+        assert (problem["ok"], problem["rule"]) == (None, "source-only")
+        assert problem["problem"].startswith(f"only {source.url}/v2/team/one:1.0 has it, which answers here")
+        # On a node it is known who answers.
+        made = run("config", bundle, "--target", target.url, "--to", tmp_path / "site")
+        assert made.code == 0, made.err
+        node.install(tmp_path / "site")
+        node.restart()
+        assert preflight(bundle, "--config", tmp_path / "site", "--root", node.root, out=tmp_path / "out").passed
+        follow(problem["fix"])
+        assert preflight(bundle, "--target", target.url, out=tmp_path / "out").passed
+
+
+@pytest.mark.parametrize("options", [(), ("--no-default-endpoint",)], ids=["default", "no-default"])
+def test_a_target_that_is_the_source_registry_itself(
+    tmp_path: Path, store: BlobStore, options: tuple[str, ...]
+) -> None:
+    image = single(store, AMD64)
+    with Registry() as registry:
+        name = f"{registry.host}/team/one:1.0"
+        bundle = write_bundle(tmp_path / "bundle", {name: image})
+        made = run("config", bundle, "--target", registry.url, *options, "--to", tmp_path / "site")
+        assert made.code == 0, made.err
+        for arguments in (("--config", tmp_path / "site"), ("--target", registry.url)):
+            found = preflight(bundle, *arguments, out=tmp_path / "out")
+            assert found.bad == {name: {"linux/amd64"}}
+            problem = found.problem(name)
+            assert (problem["ok"], problem["rule"]) == (False, "image-absent")
+            assert problem["problem"] == f"{registry.url}/v2/team/one:1.0 is not there"
+        follow(problem["fix"])
+        assert preflight(bundle, "--config", tmp_path / "site", out=tmp_path / "out").passed
+        assert preflight(bundle, "--target", registry.url, out=tmp_path / "out").passed
+
+
+def test_a_release_that_no_node_gets_does_not_matter(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    recipe = Recipe(versions=("v1.31.2+k3s1", V131), apps=(AGENT,), platforms=("linux/amd64",), options=SMALL.options)
+    bundle = bundle_of(tmp_path_factory, recipe)
+    found = preflight(bundle, "--mode", "embedded", out=tmp_path / "out")
+    assert found.rules == {"on-nodes-only"}
+    # Of a minor only the newest release is gone to.
+    assert found.document["findings"] == []
+    with KubernetesApi(tmp_path / "api") as api:
+        api.put(kubernetes_node("a", "v1.31.2+k3s1", server=True, shares=True), 10**12)
+        kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+        found = preflight(bundle, "--mode", "embedded", "--kubeconfig", kubeconfig, out=tmp_path / "out")
+    assert found.found == [("embedded-experimental", "nodes")]
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
@@ -575,12 +650,14 @@ def test_a_run_that_is_killed_leaves_the_result_before(tmp_path: Path, store: Bl
         first = preflight(bundle, "--target", registry.url, out=out)
         before = out.read_bytes()
         gate = registry.gate("HEAD", "/blobs/")
-        with start("preflight", bundle, "--target", registry.url, "--out", out, env=AIR_GAP) as running:
+        # One at a time: what the second run asks for is not to be taken for the first's.
+        arguments = ("preflight", bundle, "--target", registry.url, "--out", out, "--jobs", "1")
+        with start(*arguments, env=AIR_GAP) as running:
             gate.wait_for()
             running.send_signal(signal.SIGKILL)
             assert running.wait(20) == -signal.SIGKILL
         assert out.read_bytes() == before
-        with start("preflight", bundle, "--target", registry.url, "--out", out, env=AIR_GAP) as running:
+        with start(*arguments, env=AIR_GAP) as running:
             gate.wait_for(2)
             running.send_signal(signal.SIGINT)
             assert running.wait(20) == 130

@@ -22,6 +22,7 @@ from tests.support.sites import SMALL, V131, V132, bundle_of, names_of
 AMD64, ARM64 = "linux/amd64", "linux/arm64"
 ENVIRONMENT = ("system-upgrade", "default-controller-env")
 UPGRADE, KUBECTL = "docker.io/rancher/k3s-upgrade:v1.32.3-k3s1", "docker.io/rancher/kubectl:v1.30.3"
+POLICY = "SYSTEM_UPGRADE_JOB_IMAGE_PULL_POLICY"
 #: Room for everything.
 PLENTY = 10**12
 
@@ -104,6 +105,11 @@ def test_platforms_are_those_of_nodes(site: Site) -> None:
     problem = found.problem(UPGRADE, ARM64)
     assert problem["problem"] == f"the bundle has {UPGRADE} for other platforms only"
     assert "--platform linux/arm64" in problem["fix"]
+    # What runs no K3s gets nothing of this.
+    site.api.nodes[1] = node("agent-1", "v1.31.2", "arm64")
+    found = site.check()
+    assert found.passed
+    assert found.found == [("not-k3s", "node agent-1")]
     site.api.nodes.pop()
     assert site.check().passed
 
@@ -125,6 +131,17 @@ def test_an_upgrade_that_skips_a_minor(site: Site) -> None:
     assert "skips minor v1.31" in found.findings["unsupported-skew"]["message"]
     site.api.nodes.pop()
     assert site.check().passed
+
+
+def test_a_cluster_that_has_the_upgrade_behind_it(site: Site) -> None:
+    site.put(node("a", V132, server=True), node("b", V132))
+    found = site.check()
+    assert found.passed
+    assert found.document["findings"] == []
+    site.put(node("c", "v1.32.4+k3s1"))
+    assert site.check().document["findings"] == []
+    del site.api.nodes[:2]
+    assert site.check().found == [("unsupported-skew", "bundle")]
 
 
 def test_nodes_that_run_another_version_than_config_was_told(site: Site) -> None:
@@ -240,9 +257,18 @@ def test_the_archive_needs_room_on_seeds(site: Site, embedded: Path) -> None:
     assert "as the archive" not in found.findings["disk-tight"]["message"]
 
 
-def test_room_that_may_not_be_seen(site: Site) -> None:
+def test_what_a_node_has_needs_no_room(site: Site, embedded: Path) -> None:
+    names = tuple(names_of(site.bundle))
+    site.api.put(node("a", V131, server=True, shares=True, images=names), 1)
+    assert site.check("--config", embedded).document["findings"] == []
+    site.api.nodes[0] = node("a", V131, server=True, shares=True, images=names[1:])
+    assert site.check("--config", embedded).found == [("disk-full", "node a")]
+
+
+@pytest.mark.parametrize("status", [400, 403, 429, 500])
+def test_room_that_may_not_be_seen(site: Site, status: int) -> None:
     site.put(node("a", V131))
-    site.api.refused["/api/v1/nodes/a/proxy/stats/summary"] = 403
+    site.api.refused["/api/v1/nodes/a/proxy/stats/summary"] = status
     found = site.check()
     assert found.passed
     assert found.not_checked("whether node a has room for")
@@ -251,23 +277,52 @@ def test_room_that_may_not_be_seen(site: Site) -> None:
 # --- the controller ---------------------------------------------------------------------------------------------------
 
 
+def refused_images(found: Preflight) -> dict[str, str]:
+    return {image["reference"]: image["rule"] for image in found.document["images"] if image["ok"] is False}
+
+
 def test_the_policy_of_jobs_in_the_cluster(site: Site, embedded: Path) -> None:
     site.put(node("a", V131, server=True, shares=True))
-    environment = {
-        "SYSTEM_UPGRADE_JOB_IMAGE_PULL_POLICY": "Always",
-        "SYSTEM_UPGRADE_JOB_KUBECTL_IMAGE": "rancher/kubectl:v1.30.3",
-    }
+    environment = {POLICY: "Always", "SYSTEM_UPGRADE_JOB_KUBECTL_IMAGE": "rancher/kubectl:v1.30.3"}
     site.api.config_maps[ENVIRONMENT] = environment
-    found = site.check("--config", embedded)
-    refused = {image["reference"] for image in found.document["images"] if image["ok"] is False}
-    assert refused == {UPGRADE, KUBECTL}
-    assert {image["rule"] for image in found.document["images"] if image["ok"] is False} == {"job-pull-policy"}
+    found = site.check("--mode", "embedded")
+    assert refused_images(found) == dict.fromkeys((UPGRADE, KUBECTL), "job-pull-policy")
     assert "configmap system-upgrade/default-controller-env of the cluster" in found.problem(UPGRADE)["problem"]
-    environment["SYSTEM_UPGRADE_JOB_IMAGE_PULL_POLICY"] = "IfNotPresent"
-    assert site.check("--config", embedded).rules == {"on-nodes-only"}
-    # Where jobs have a registry, they may ask it.
-    environment["SYSTEM_UPGRADE_JOB_IMAGE_PULL_POLICY"] = "Always"
+    # What `config` wrote replaces it.
+    found = site.check("--config", embedded)
+    assert found.rules == {"on-nodes-only"}
+    assert found.found == [("job-pull-policy-now", "configmap system-upgrade/default-controller-env of the cluster")]
+    assert found.findings["job-pull-policy-now"]["severity"] == "warning"
+    environment[POLICY] = "IfNotPresent"
+    assert site.check("--mode", "embedded").rules == {"on-nodes-only"}
+    assert site.check("--config", embedded).document["findings"] == []
+    # Where jobs have a registry, they may ask it; where they may not, nobody brings the image.
+    environment[POLICY] = "Always"
     assert site.check().passed
+    environment[POLICY] = "Never"
+    assert refused_images(site.check()) == dict.fromkeys((UPGRADE, KUBECTL), "job-pull-policy")
+    assert site.check("--mode", "embedded").rules == {"on-nodes-only"}
+
+
+def test_a_kubectl_image_that_is_not_in_the_bundle(site: Site) -> None:
+    site.put(node("a", V131, server=True))
+    site.api.config_maps[ENVIRONMENT] = {"SYSTEM_UPGRADE_JOB_KUBECTL_IMAGE": "rancher/kubectl:v1.29.0"}
+    found = site.check()
+    assert found.passed
+    assert found.found == [("job-image-missing", "configmap system-upgrade/default-controller-env of the cluster")]
+    assert found.findings["job-image-missing"]["severity"] == "warning"
+    files = site.config("--target", site.target)
+    (path,) = [path for path in files.glob("system-upgrade-controller/*.yaml") if "KUBECTL_IMAGE" in path.read_text()]
+    before = path.read_text()
+    assert before.count("rancher/kubectl:v1.30.3") == 1
+    assert site.check("--config", files).document["findings"] == []
+    path.write_text(before.replace("rancher/kubectl:v1.30.3", "rancher/kubectl:v1.29.0"))
+    found = site.check("--config", files)
+    assert not found.passed
+    assert found.bad == {}
+    assert found.found == [("job-image-missing", str(path))]
+    assert found.findings["job-image-missing"]["severity"] == "error"
+    assert "docker.io/rancher/kubectl:v1.29.0" in found.findings["job-image-missing"]["message"]
 
 
 def test_plans_that_lead_elsewhere(site: Site) -> None:
@@ -277,26 +332,38 @@ def test_plans_that_lead_elsewhere(site: Site) -> None:
     site.api.plans = [
         plan("good", V132),
         plan("munged", "v1.32.3-k3s1"),
+        plan("tagged", "v1.33.1+k3s1", upgrade={"image": UPGRADE}),
+        plan("prepared", V132, prepare={"image": "rancher/k3s-upgrade", "args": ["prepare", "server-plan"]}),
         plan("ahead", "v1.33.1+k3s1"),
-        plan("other", "v1.33.1+k3s1", upgrade={"image": "rancher/rke2-upgrade"}),
+        plan("other", V132, upgrade={"image": "registry.example/rancher/k3s-upgrade"}),
+        plan("unprepared", V132, prepare={"image": "team/before:2"}),
         followed,
     ]
     found = site.check()
     assert found.passed
     assert found.found == [
         ("plan-with-channel", "plan system-upgrade/latest of the cluster"),
-        ("plan-without-image", "plan system-upgrade/ahead of the cluster"),
+        *(("plan-without-image", f"plan system-upgrade/{name} of the cluster") for name in ("ahead", "other")),
+        ("plan-without-image", "plan system-upgrade/unprepared of the cluster"),
     ]
     assert {finding["severity"] for finding in found.document["findings"]} == {"warning"}
-    assert "k3s-upgrade:v1.33.1-k3s1" in found.findings["plan-without-image"]["message"]
+    said = {finding["place"].split()[1]: finding["message"] for finding in found.document["findings"]}
+    assert "upgrade needs docker.io/rancher/k3s-upgrade:v1.33.1-k3s1," in said["system-upgrade/ahead"]
+    assert "upgrade needs registry.example/rancher/k3s-upgrade:v1.32.3-k3s1," in said["system-upgrade/other"]
+    assert "prepare needs docker.io/team/before:2," in said["system-upgrade/unprepared"]
 
 
-def test_plans_in_the_files_are_looked_at_too(site: Site) -> None:
+def test_plans_in_the_files_must_have_their_images(site: Site) -> None:
     site.put(node("a", V131, server=True))
     files = site.config("--target", site.target)
+    assert list(files.glob("plans/*.yaml"))
+    assert site.check("--config", files).document["findings"] == []
     (files / "plans" / "99-later.yaml").write_text(yaml.safe_dump(plan("later", "v1.33.1+k3s1")))
     found = site.check("--config", files)
+    assert not found.passed
+    assert found.bad == {}
     assert found.found == [("plan-without-image", str(files / "plans" / "99-later.yaml"))]
+    assert found.findings["plan-without-image"]["severity"] == "error"
 
 
 # --- a cluster that does not answer -----------------------------------------------------------------------------------
@@ -357,3 +424,20 @@ def test_every_node_of_the_cluster_must_have_a_result(site: Site) -> None:
     found = site.check(results["a"], results["b"], "--target", site.target, "--collect")
     assert found.passed
     assert found.document["findings"] == []
+
+
+def test_imports_need_not_be_shared_where_results_show_that_everything_is_there(site: Site, embedded: Path) -> None:
+    site.put(node("a", "v1.32.10+k3s1", server=True, shares=True))
+    document = site.check("--config", embedded).document
+    assert {finding["severity"] for finding in document["findings"]} == {"error"}
+    images = [{**image, "ok": True, "problem": None, "rule": None, "fix": None} for image in document["images"]]
+    result = site.directory / "a.json"
+
+    def severity(listed: list[dict[str, Any]]) -> str:
+        result.write_text(json.dumps({**document, "node": "a", "images": listed, "findings": []}))
+        found = site.check(result, "--config", embedded, "--collect")
+        return str(found.findings["imports-not-shared"]["severity"])
+
+    assert severity(images) == "warning"
+    assert severity([document["images"][0], *images[1:]]) == "error"
+    assert severity(images[1:]) == "error"

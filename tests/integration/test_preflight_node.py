@@ -15,10 +15,10 @@ import pytest
 from tests.support.bundles import Bundle
 from tests.support.command import run
 from tests.support.containerd import Containerd
-from tests.support.content import AMD64, ARM, ARM64
+from tests.support.content import AMD64, ARM, ARM64, BuiltImage
 from tests.support.embedded import EmbeddedRegistry, NodeTree
 from tests.support.handmade import write_bundle
-from tests.support.images import BlobStore, single
+from tests.support.images import BlobStore, Entry, index_of, publish, single
 from tests.support.preflights import Preflight, edited, preflight, refused
 from tests.support.programs import find_program
 from tests.support.registry import Registry
@@ -27,6 +27,7 @@ from tests.support.sites import SMALL, bundle_of, names_of, routed
 HERE = {"x86_64": AMD64, "aarch64": ARM64, "armv7l": ARM}[os.uname().machine]
 PLATFORM = str(HERE)
 ONE, AGENT = "ghcr.io/team/one:1.0", "quay.io/metrics/agent:v1.2.3"
+SECRET = "S3cret-0f-node-tests"  # noqa: S105 - opens nothing
 #: Where a node's client of containerd is found.
 NODE_PATH = {"PATH": f"{find_program('ctr').parent}:{os.environ.get('PATH', os.defpath)}"}
 JOBS = {
@@ -192,10 +193,74 @@ def test_other_content_under_a_name_of_this_node(
         problem = found.problem(ONE, PLATFORM)
         assert problem["rule"] == "other-content"
         assert problem["problem"].startswith(f"this node has {names_of(bundle)[AGENT]} under this name")
-        assert f"k3s crictl rmi {ONE}" in problem["fix"]
+        assert problem["fix"].startswith("Put the archive of this bundle into agent/images on this node")
+        assert "rmi" not in problem["fix"]
         containerd.ctr("images", "rm", ONE)
         containerd.import_tar(archive, "--no-unpack")
         assert check(bundle, files, node, tmp_path).passed
+
+
+def forms(store: BlobStore) -> dict[str, BuiltImage]:
+    """Give an image as bundles have it, in other forms, and another one."""
+
+    def one(title: str = "") -> BuiltImage:
+        return single(store, HERE, {"etc/image": b"one"}, annotations={"title": title} if title else None)
+
+    elsewhere = ARM64 if HERE == AMD64 else AMD64
+    made = {
+        "bundle": index_of(Entry(one(), HERE)),
+        "archive": one("as docker save writes it"),
+        "platforms": index_of(Entry(single(store, elsewhere), elsewhere), Entry(one("anew"), HERE)),
+        "other": single(store, HERE, {"etc/image": b"other"}),
+        "other-index": index_of(Entry(single(store, HERE, {"etc/image": b"index"}), HERE)),
+        "elsewhere": index_of(Entry(single(store, elsewhere), elsewhere)),
+    }
+    assert len({image.root_digest for image in made.values()}) == len(made)
+    return made
+
+
+def put(containerd: Containerd, image: BuiltImage, directory: Path) -> None:
+    """Let a containerd have an image under a name, as an import does."""
+    layout = write_bundle(directory / "layout", {ONE: image}, lock=False)
+    archive = directory / "layout.tar"
+    subprocess.run(["tar", "-C", layout, "-cf", archive, "oci-layout", "index.json", "blobs"], check=True)
+    containerd.import_tar(archive, "--no-unpack")
+    assert containerd.images() == {ONE: image.root_digest}
+
+
+@pytest.mark.parametrize(
+    ("form", "fine"),
+    [("bundle", True), ("archive", True), ("platforms", True), ("other", False), ("other-index", False)],
+    ids=["bundle", "archive", "platforms", "other", "other-index"],
+)
+@pytest.mark.parametrize("mode", ["embedded", "registry"])
+def test_it_is_the_config_that_tells_whether_an_image_is_the_same(
+    node: NodeTree, peers: EmbeddedRegistry, tmp_path: Path, mode: str, form: str, fine: bool
+) -> None:
+    images = forms(BlobStore(tmp_path / "store"))
+    bundle = write_bundle(tmp_path / "bundle", {ONE: images["bundle"]})
+    with Registry() as registry, Containerd() as containerd:
+        target = ("--target", registry.url) if mode == "registry" else ()
+        made = run("config", bundle, "--mode", mode, *target, "--no-default-endpoint", "--to", tmp_path / "site")
+        assert made.code == 0, made.err
+        node.install(tmp_path / "site")
+        node.restart(peers if mode == "embedded" else None, default_endpoint=False)
+        node.attach(containerd)
+        put(containerd, images[form], tmp_path)
+        if mode == "registry":
+            # Other nodes depend on it, whatever this one has.
+            absent = check(bundle, tmp_path / "site", node, tmp_path)
+            assert absent.rules == ({"image-absent"} if fine else {"other-content"})
+            publish(images["bundle"], registry.url, "team/one", "1.0")
+        found = check(bundle, tmp_path / "site", node, tmp_path)
+    assert found.passed is fine
+    assert peers.asked == []
+    if not fine:
+        assert found.bad == {ONE: {PLATFORM}}
+        problem = found.problem(ONE, PLATFORM)
+        assert problem["rule"] == "other-content"
+        assert images[form].root_digest in problem["problem"]
+        assert "rmi" not in problem["fix"]
 
 
 def test_a_containerd_that_cannot_be_asked_is_said(
@@ -259,6 +324,42 @@ def test_a_registries_yaml_changed_since_k3s_started(
     assert "systemctl restart k3s" in finding["fix"]
     node.restart(peers, default_endpoint=False)
     assert check(bundle, files, node, tmp_path).passed
+
+
+def test_credentials_changed_since_k3s_started(
+    bundle: Path, files: Path, node: NodeTree, peers: EmbeddedRegistry, fed: Containerd, tmp_path: Path
+) -> None:
+    node.attach(fed)
+    with edited(node.registries) as document:
+        document["configs"] = {"registry.example": {"auth": {"username": "puller", "password": SECRET}}}
+    node.age()
+    found = check(bundle, files, node, tmp_path, secrets=[SECRET])
+    assert found.bad == {}
+    assert found.found == [("not-restarted", str(node.registries))]
+    assert found.findings["not-restarted"]["severity"] == "error"
+    assert "systemctl restart k3s" in found.findings["not-restarted"]["fix"]
+    # Of another file than the node's own, its times tell nothing.
+    other = tmp_path / "other.yaml"
+    shutil.copy(node.registries, other)
+    assert check(bundle, files, node, tmp_path, "--registries", other).passed
+    node.restart(peers, default_endpoint=False)
+    assert check(bundle, files, node, tmp_path, secrets=[SECRET]).passed
+    # Without credentials, containerd's files have everything that could have changed.
+    node.install(files)
+    node.age()
+    assert check(bundle, files, node, tmp_path).passed
+
+
+def test_what_is_for_other_registries_does_not_matter(
+    bundle: Path, files: Path, node: NodeTree, fed: Containerd, tmp_path: Path
+) -> None:
+    node.attach(fed)
+    for name, text in (("other.example", "[host\n"), ("more.example", '[host."http://127.0.0.1:9"]\n')):
+        (node.certs_d / name).mkdir()
+        (node.certs_d / name / "hosts.toml").write_text(text)
+    found = check(bundle, files, node, tmp_path)
+    assert found.passed
+    assert found.document["findings"] == []
 
 
 def test_a_node_on_which_k3s_never_saw_the_file(
@@ -398,7 +499,7 @@ def test_a_node_uses_its_own_files(tmp_path_factory: pytest.TempPathFactory, nod
         assert made.code == 0, made.err
         node.install(tmp_path / "site")
         node.restart()
-        found = preflight(*(bundle, "--target", target, "--root", node.root), out=tmp_path / "out")
+        found = preflight(*(bundle, "--target", target, "--root", node.root), out=tmp_path / "out", env=NODE_PATH)
         assert found.passed
         assert found.document["node"] == os.uname().nodename.lower()
         assert not found.not_checked("whether nodes reach the registry")
@@ -472,6 +573,9 @@ def test_results_that_are_refused(bundle: Path, files: Path, results: tuple[Path
     rewritten(results[1], lock_digest=None)
     assert f"{results[1]} is the result for another bundle" in said()
     results[1].write_text(kept)
+    rewritten(results[1], site_digest=f"sha256:{'0' * 64}")
+    assert f"{results[1]} is the result for another site" in said()
+    results[1].write_text(kept)
     rewritten(results[1], node=None)
     assert f"{results[1]} is not the result of a node" in said()
     rewritten(results[1], node="server")
@@ -480,3 +584,24 @@ def test_results_that_are_refused(bundle: Path, files: Path, results: tuple[Path
     assert f"{results[1]} is not the result of a preflight" in said()
     results[1].write_text("[")
     assert str(results[1]) in said()
+
+
+def test_results_for_another_site_are_refused(bundle: Path, results: tuple[Path, Path]) -> None:
+    for flags in (
+        ("--mode", "hybrid", "--target", "registry.example"),
+        ("--mode", "registry", "--target", "registry.example"),
+    ):
+        said = refused(bundle, *results, *flags, "--collect", code=3)
+        assert f"{results[0]} is the result for another site: mode, target, routes or names differ" in said
+
+
+def test_results_for_a_layout_without_a_lock_are_refused(node: NodeTree, tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "store")
+    bundle = write_bundle(tmp_path / "bundle", {ONE: single(store, HERE)}, lock=False)
+    result = tmp_path / "result.json"
+    site = ("--mode", "embedded")
+    found = preflight(bundle, *site, "--root", node.root, "--node", "a", out=result, env=NODE_PATH)
+    assert found.document["lock_digest"] is None
+    said = refused(bundle, result, *site, "--collect", code=3)
+    assert f"{result} " in said
+    assert "bundle.lock.json" in said

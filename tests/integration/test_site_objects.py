@@ -59,7 +59,7 @@ def test_kubectl_takes_every_object_as_it_was_meant(cluster: KubernetesStub, tmp
 def test_kubectl_takes_a_patched_manifest(cluster: KubernetesStub, tmp_path: Path) -> None:
     every = [item for items in files_of("v0.14.2").values() for item in items]
     settings = ControllerSettings(
-        Reference.parse("host:5000/suc:1"), Reference.parse("host:5000/kubectl:1"), "Always", 60
+        Reference.parse("host:5000/suc:v0.14.2"), Reference.parse("host:5000/kubectl:1"), "Always", 60
     )
     sent = accepted(cluster, patch(yamlfile.dump_all(every), "suc.yaml", settings), tmp_path)
     found = {(item["kind"], item["metadata"]["name"]): item for item in sent}
@@ -67,7 +67,7 @@ def test_kubectl_takes_a_patched_manifest(cluster: KubernetesStub, tmp_path: Pat
     data = found["ConfigMap", "default-controller-env"]["data"]
     assert data["SYSTEM_UPGRADE_JOB_KUBECTL_IMAGE"] == "host:5000/kubectl:1"
     pod = found["Deployment", "system-upgrade-controller"]["spec"]["template"]["spec"]
-    assert pod["containers"][0]["image"] == "host:5000/suc:1"
+    assert pod["containers"][0]["image"] == "host:5000/suc:v0.14.2"
 
 
 def broken(version: str, file: str, path: tuple[str | int, ...], value: Any) -> str:

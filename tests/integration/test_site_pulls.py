@@ -267,7 +267,8 @@ def test_a_wildcard(site: Site, registry: Registry, containerd: Containerd, tmp_
     other = image_of_name(BlobStore(tmp_path / "store"), "gcr.io/extra/other:1")
     publish(other, registry.url, "k3s/extra/other", "1")
     certs_d = site.certs_d(site.hosts())
-    assert {path.name for path in certs_d.iterdir()} == {"_default", "docker.io", "ghcr.io", "quay.io"}
+    mirrored = {"_default", "docker.io", "ghcr.io", "quay.io"}
+    assert {path.name for path in certs_d.iterdir()} == {*mirrored, registry.host}
     containerd.pull("gcr.io/extra/other:1", "linux/amd64", certs_d)
     assert containerd.images()["gcr.io/extra/other:1"] == other.root_digest
 

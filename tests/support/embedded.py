@@ -7,6 +7,7 @@ Source: k3s-io/k3s, `pkg/spegel`; K3s's documentation, "Embedded Registry Mirror
 """
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -151,6 +152,12 @@ class NodeTree:
         for name, file in render(RegistriesFile.parse(text, "registries.yaml"), settings).files.items():
             (self.certs_d / name).mkdir()
             (self.certs_d / name / "hosts.toml").write_text(file.to_toml())
+
+    def age(self) -> None:
+        """Let what K3s wrote be older than registries.yaml, as when that is changed and K3s not restarted."""
+        changed = self.registries.stat().st_mtime
+        for path in self.certs_d.rglob("hosts.toml"):
+            os.utime(path, (changed - 60, changed - 60))
 
     def attach(self, containerd: Containerd) -> None:
         """Let a containerd be that of this node."""

@@ -23,8 +23,6 @@ def version(text: str) -> K3sVersion:
         (features.WILDCARD, ["v1.26.15", "v1.27.12", "v1.28.8", "v1.29.3"], ["v1.26.13", "v1.28.7", "v1.29.2"]),
         (features.DUPLICATES_DROPPED, ["v1.26.15", "v1.29.3", "v1.30.0"], ["v1.27.11", "v1.29.1"]),
         (features.IMAGES_WATCHED, ["v1.29.13", "v1.30.9", "v1.31.5", "v1.32.0"], ["v1.29.12", "v1.31.4"]),
-        (features.PARTIAL_ARCHIVES, ["v1.29.6", "v1.31.0"], ["v1.29.5", "v1.28.10"]),
-        (features.PINNED_IMPORTS, ["v1.26.13", "v1.29.1"], ["v1.28.5"]),
     ],
     ids=lambda value: value.name.replace(" ", "-") if isinstance(value, Feature) else None,
 )

@@ -15,11 +15,13 @@ GOOD = ImageResult("docker.io/rancher/app:1", "linux/amd64", ok=True)
 PROBLEM = Problem("image-absent", "it is not there", "put it there")
 BAD = ImageResult("docker.io/rancher/app:2", "linux/amd64", ok=False, problem=PROBLEM)
 UNKNOWN = ImageResult("docker.io/rancher/app:3", "linux/arm64", ok=None, problem=Problem("no-result", "nobody asked"))
-DIGEST = f"sha256:{'1' * 64}"
+DIGEST, SITE = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+CHECKED = "2026-01-02T03:04:05Z"
 
 
 def verdict(*images: ImageResult, severity: Severity | None = None) -> Verdict:
-    made = Verdict(DIGEST, "node-1", list(images), not_checked=["the weather"], seeds={"linux/amd64": ["a", "b"]})
+    seeds = {"linux/amd64": ["a", "b"]}
+    made = Verdict(DIGEST, SITE, CHECKED, "node-1", list(images), not_checked=["the weather"], seeds=seeds)
     if severity:
         made.add("not-restarted", severity, "certs.d", "it was changed", "restart K3s")
     return made
@@ -50,6 +52,7 @@ def test_a_result_is_read_as_it_was_written() -> None:
     made = verdict(GOOD, BAD, UNKNOWN, severity=Severity.ERROR)
     document = made.to_dict("bundle")
     assert first_problem("preflight", document) is None
+    assert (document["site_digest"], document["checked_utc"]) == (SITE, CHECKED)
     assert Verdict.parse(raw(made), "a.json") == made
     assert Verdict.parse(raw(made), "a.json").to_dict("bundle") == document
 
@@ -63,7 +66,7 @@ def test_a_finding_is_noted_once() -> None:
 
 def test_what_registries_say_cannot_write_to_a_terminal() -> None:
     problem = Problem("server-error", "it says \x1b[2J\nverdict: pass", "do\rthis")
-    made = Verdict(None, images=[ImageResult("a/b:1", "linux/amd64", ok=False, problem=problem)])
+    made = Verdict(None, SITE, CHECKED, images=[ImageResult("a/b:1", "linux/amd64", ok=False, problem=problem)])
     made.add("rule", Severity.ERROR, "place", "a\x00b", "c\x07d")
     text = json.dumps(made.to_dict("bundle"), ensure_ascii=False)
     assert not any(f"\\u00{code:02x}" in text for code in (*range(10), 0x1B))
@@ -81,13 +84,23 @@ def test_what_registries_say_cannot_write_to_a_terminal() -> None:
         {"findings": [{**Finding("r", Severity.ERROR, "p", "m", "f").to_dict(), "severity": "fatal"}]},
         {"seeds": []},
         {"node": 7},
+        {"site_digest": None},
+        {"checked_utc": "yesterday"},
         {"more": 1},
     ],
-    ids=["version", "kind", "verdict", "ok", "image", "severity", "seeds", "node", "more"],
+    ids=["version", "kind", "verdict", "ok", "image", "severity", "seeds", "node", "site", "time", "more"],
 )
 def test_other_documents_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(BadResultError, match=r"^a\.json is not the result of a preflight: "):
         Verdict.parse(raw(verdict(GOOD), **changes), "a.json")
+
+
+@pytest.mark.parametrize("key", ["site_digest", "checked_utc", "lock_digest"])
+def test_a_result_that_does_not_say_what_it_is_of_is_refused(key: str) -> None:
+    document = verdict(GOOD).to_dict("bundle")
+    del document[key]
+    with pytest.raises(BadResultError, match=rf"^a\.json is not the result of a preflight: .*{key}"):
+        Verdict.parse(json.dumps(document).encode(), "a.json")
 
 
 @pytest.mark.parametrize("data", [b"", b"[", b"\xff", b"[]", b"[" * 100_000], ids=["no", "cut", "utf8", "list", "deep"])

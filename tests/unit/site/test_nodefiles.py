@@ -151,7 +151,7 @@ def test_with_the_registry_in_the_names_each_mirror_has_its_own_rule() -> None:
 
 def test_a_wildcard_is_for_registries_that_the_bundle_has_nothing_of() -> None:
     file = parsed(written("https://harbor.example/k3s", (PAUSE,), wildcard=True))
-    assert set(file.mirrors) == {"docker.io", "*"}
+    assert set(file.mirrors) == {"docker.io", "harbor.example", "*"}
     endpoints = render(file, NodeSettings(VERSIONS[-1])).endpoints_for("gcr.io")
     assert [(found.base_url, found.is_default) for found in endpoints] == [
         ("https://harbor.example/v2", False),
@@ -160,6 +160,46 @@ def test_a_wildcard_is_for_registries_that_the_bundle_has_nothing_of() -> None:
     assert endpoints[0].repository("a/b") == "k3s/a/b"
     # Without quotes it would be an alias, and no YAML.
     assert "\n  '*':\n" in written("https://harbor.example/k3s", wildcard=True)
+
+
+# Before v1.28.8 a registry that lists just itself has no file, so "*" is for it as well.
+@pytest.mark.parametrize("version", [K3sVersion.parse("v1.28.8+k3s1"), VERSIONS[-1]], ids=str)
+@pytest.mark.parametrize(
+    ("target", "endpoint"),
+    [
+        ("http://reg.example:5000/k3s", "http://reg.example:5000/v2"),
+        ("https://reg.example:5000/k3s", "https://reg.example:5000/v2"),
+        ("https://reg.example/k3s", "https://reg.example:443/v2"),
+    ],
+    ids=["http", "port", "https"],
+)
+@pytest.mark.parametrize("default_endpoint", [True, False], ids=["default", "no-default"])
+def test_a_wildcard_is_not_for_the_target_itself(
+    target: str, endpoint: str, version: K3sVersion, default_endpoint: bool
+) -> None:
+    host = Target.parse(target).host
+    file = parsed(written(target, (PAUSE,), wildcard=True, default_endpoint=default_endpoint))
+    found = render(file, NodeSettings(version, default_endpoint=default_endpoint)).endpoints_for(host)
+    # What the site has there under its own names.
+    assert found[0].base_url == endpoint
+    assert {asked.repository("team/app") for asked in found} == {"team/app"}
+
+
+def test_a_wildcard_and_images_named_after_the_target() -> None:
+    own = "reg.example:5000/team/app:1"
+    file = parsed(written("http://reg.example:5000/k3s", (PAUSE, own), wildcard=True))
+    first = listed(file, own, VERSIONS[-1])[0]
+    assert first.repository("team/app") == "k3s/team/app"
+    assert first.repository("team/other") == "team/other"
+
+
+def test_a_wildcard_without_a_prefix_needs_no_entry_for_the_target() -> None:
+    file = parsed(written("https://harbor.example", (PAUSE,), wildcard=True))
+    assert set(file.mirrors) == {"docker.io", "*"}
+    found = render(file, NodeSettings(VERSIONS[-1])).endpoints_for("harbor.example")
+    assert [(asked.base_url, asked.repository("team/app")) for asked in found] == [
+        ("https://harbor.example/v2", "team/app")
+    ]
 
 
 # --- a target that images are named after ------------------------------------------------------------------------
@@ -196,6 +236,17 @@ def test_without_a_prefix_the_target_is_asked_as_it_is() -> None:
     assert file.mirrors["harbor.example"].addresses == ()
     (only,) = render(file, NodeSettings(VERSIONS[-1])).endpoints_for("harbor.example")
     assert (only.base_url, only.is_default) == ("https://harbor.example/v2", True)
+
+
+@pytest.mark.parametrize("version", VERSIONS[2:], ids=str)
+@pytest.mark.parametrize("target", ["https://harbor.example", "http://harbor.example:5000"], ids=["https", "http"])
+def test_without_a_default_endpoint_the_target_lists_itself(target: str, version: K3sVersion) -> None:
+    host = Target.parse(target).host
+    file = parsed(written(target, (PAUSE, f"{host}/team/a:1"), default_endpoint=False))
+    assert [address.base_url for address in file.mirrors[host].addresses] == [f"{target}/v2"]
+    found = render(file, NodeSettings(version, default_endpoint=False)).endpoints_for(host)
+    assert [asked.base_url for asked in found] == [f"{target}/v2"]
+    assert found[0].repository("team/a") == "team/a"
 
 
 def test_a_target_of_plain_http_is_not_asked_over_https() -> None:

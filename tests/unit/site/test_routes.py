@@ -168,10 +168,34 @@ def test_without_a_lock_one_route_for_all_is_still_possible(mode: Mode) -> None:
     assert Router(Site(mode=mode), None).route(ref(PAUSE)) == str(mode)
 
 
-@pytest.mark.parametrize("given", [(), ("*=registry",)], ids=["default", "one-rule"])
+@pytest.mark.parametrize(
+    "given",
+    [(), ("quay.io/*=registry",), ("k3s=embedded", "*=registry"), ("quay.io/*=embedded", "k3s=registry", "*=embedded")],
+    ids=["default", "one-rule", "k3s-first", "k3s-second"],
+)
 def test_without_a_lock_nobody_knows_the_k3s_set(given: tuple[str, ...]) -> None:
-    with pytest.raises(NothingSelectedError, match=r"bundle\.lock\.json"):
-        Router(Site(mode=Mode.HYBRID, target=TARGET, rules=rules(*given)), None)
+    site = Site(mode=Mode.HYBRID, target=TARGET, rules=rules(*given))
+    assert site.needs_k3s_set
+    with pytest.raises(NothingSelectedError, match=r"bundle\.lock\.json") as raised:
+        Router(site, None)
+    assert "--route '*=registry'" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "pause", "app"),
+    [
+        (("*=registry",), Route.REGISTRY, Route.REGISTRY),
+        (("*=embedded", "k3s=registry"), Route.EMBEDDED, Route.EMBEDDED),
+        (("docker.io/*=registry", "*=embedded"), Route.REGISTRY, Route.EMBEDDED),
+    ],
+    ids=["one-rule", "k3s-behind", "two-rules"],
+)
+def test_without_a_lock_routes_for_all_images_suffice(given: tuple[str, ...], pause: Route, app: Route) -> None:
+    site = Site(mode=Mode.HYBRID, target=TARGET, rules=rules(*given))
+    assert not site.needs_k3s_set
+    router = Router(site, None)
+    assert router.route(ref(PAUSE)) is pause
+    assert router.route(ref("quay.io/team/app:1")) is app
 
 
 @pytest.mark.parametrize(

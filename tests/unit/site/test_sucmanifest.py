@@ -46,7 +46,7 @@ spec:
       - {name: first, image: "rancher/first:1"}
       containers:
       - name: system-upgrade-controller  # the one
-        image: rancher/system-upgrade-controller:v0.1.0
+        image: mirror.example:5000/suc:v0.20.1
         imagePullPolicy: IfNotPresent
         env:
         - name: SYSTEM_UPGRADE_CONTROLLER_NAME
@@ -97,6 +97,31 @@ def test_four_values_change_and_nothing_else() -> None:
     assert patch(WHOLE, "s.yaml", SETTINGS) == patched
     assert patch(patched, "s.yaml", SETTINGS) == patched
     assert "SYSTEM_UPGRADE_JOB_ACTIVE_DEADLINE_SECONDS: '1800'" in patched
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        ("rancher/system-upgrade-controller:v0.14.2", "is of system-upgrade-controller v0.14.2"),
+        ("rancher/system-upgrade-controller", "is of system-upgrade-controller latest"),
+        (f"rancher/system-upgrade-controller@sha256:{'0' * 64}", "names no release of system-upgrade-controller"),
+        ("$(IMAGE):v0.20.1", "names no release of system-upgrade-controller"),
+        ("[1]", "names no release of system-upgrade-controller"),
+        ("", "names no release of system-upgrade-controller"),
+    ],
+    ids=["older", "untagged", "digest", "variable", "list", "none"],
+)
+def test_a_manifest_of_another_release_is_refused(image: str, found: str) -> None:
+    text = WHOLE.replace("mirror.example:5000/suc:v0.20.1", image)
+    with pytest.raises(BadSucManifestError) as caught:
+        patch(text, "s.yaml", SETTINGS)
+    assert caught.value.message == f"s.yaml:35: the manifest {found}, and the bundle has v0.20.1"
+    assert "from the assets of release v0.20.1" in str(caught.value.hint)
+
+
+def test_the_same_release_with_its_digest_is_taken() -> None:
+    text = WHOLE.replace(":v0.20.1", f":v0.20.1@sha256:{'0' * 64}")
+    assert data_of(patch(text, "s.yaml", SETTINGS)) == expected_of(data_of(WHOLE))
 
 
 def test_empty_documents_do_not_matter() -> None:
