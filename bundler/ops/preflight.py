@@ -27,6 +27,7 @@ from bundler.ops.lookup import NodeFiles, look_up
 from bundler.ops.quota import check_quota
 from bundler.registry.client import RegistryClient
 from bundler.registry.host import Hosts
+from bundler.site import jobs
 from bundler.site import preflight as rules
 from bundler.site.cluster import Cluster, Node
 from bundler.site.containerd import Containerd
@@ -82,8 +83,8 @@ class _Facts:
     """What was found out before images are checked."""
 
     nodes: list[Node] = field(default_factory=list)
-    policies: list[rules.Policy] = field(default_factory=list)
-    plans: list[rules.SeenPlan] = field(default_factory=list)
+    policies: list[jobs.Policy] = field(default_factory=list)
+    plans: list[jobs.SeenPlan] = field(default_factory=list)
 
 
 def run_preflight(
@@ -135,7 +136,7 @@ class _Preflight:
         rules.check_bundle(verdict, self._bundle.lock, self._images, self._bundle.router, self._releases)
         rules.check_nodes(verdict, options.site, self._facts.nodes, self._releases)
         rules.check_versions(verdict, options.site, self._hops(), "bundle")
-        rules.check_plans(verdict, self._facts.plans, self._images)
+        jobs.check_plans(verdict, self._facts.plans, self._images)
         found = (
             collect(verdict, results, self._images, self._platforms(), self._facts.nodes) if results else self._pulled()
         )
@@ -144,8 +145,8 @@ class _Preflight:
                 "the pull policy of upgrade jobs: give --config DIR, or --kubeconfig FILE once the controller is there"
             )
         found = rules.check_tags(self._images, found)
-        verdict.images = rules.check_policy(self._images, found, self._facts.policies, self._releases)
-        rules.check_job_images(verdict, self._facts.policies, self._images)
+        verdict.images = jobs.check_policy(self._images, found, self._facts.policies, self._releases)
+        jobs.check_job_images(verdict, self._facts.policies, self._images)
         if results:
             rules.forgive_imports(verdict)
         self._check_nodes_room()
@@ -165,9 +166,9 @@ class _Preflight:
             for document in _documents(path):
                 kind, name = document.get("kind"), (document.get("metadata") or {}).get("name")
                 if kind == "ConfigMap" and name == CONFIG_MAP:
-                    self._facts.policies.append(rules.Policy(str(path), document.get("data") or {}, ours=True))
+                    self._facts.policies.append(jobs.Policy(str(path), document.get("data") or {}, ours=True))
                 elif kind == "Plan":
-                    self._facts.plans.append(rules.SeenPlan(str(path), document, ours=True))
+                    self._facts.plans.append(jobs.SeenPlan(str(path), document, ours=True))
 
     def _ask_cluster(self) -> None:
         cluster = self._options.cluster
@@ -186,15 +187,15 @@ class _Preflight:
             return
         if environment is not None:
             place = f"configmap {NAMESPACE}/{CONFIG_MAP} of the cluster"
-            live = rules.Policy(place, environment, ours=False)
+            live = jobs.Policy(place, environment, ours=False)
             if self._facts.policies:
                 # What `config` wrote replaces it before the first plan.
-                rules.check_live_policy(self.verdict, live)
+                jobs.check_live_policy(self.verdict, live)
             else:
                 self._facts.policies.append(live)
         for plan in plans or ():
             name = (plan.get("metadata") or {}).get("name")
-            self._facts.plans.append(rules.SeenPlan(f"plan {NAMESPACE}/{name} of the cluster", plan, ours=False))
+            self._facts.plans.append(jobs.SeenPlan(f"plan {NAMESPACE}/{name} of the cluster", plan, ours=False))
 
     def _platforms(self) -> list[Platform]:
         if listed := {node.platform for node in self._facts.nodes if node.version}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -96,6 +97,16 @@ class ImageResult:
         """Read a result that passed the schema."""
         problem = Problem(data["rule"] or "", data["problem"], data["fix"] or "") if data["problem"] else None
         return cls(data["reference"], data["platform"], data["ok"], problem)
+
+
+def refused(results: Sequence[ImageResult], references: set[str], problem: Problem) -> list[ImageResult]:
+    """Return results with those of some images turned into failures, unless they have failed already."""
+    return [
+        ImageResult(result.reference, result.platform, ok=False, problem=problem)
+        if result.reference in references and result.ok is not False
+        else result
+        for result in results
+    ]
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from bundler.oci.manifest import Manifest
 from bundler.oci.mediatype import OCI_MANIFEST
 from bundler.oci.platform import Platform
 from bundler.oci.reference import Reference
+from bundler.site import jobs
 from bundler.site import preflight as rules
 from bundler.site.cluster import FreeBytes, Node
 from bundler.site.findings import ImageResult, Problem, Severity, Verdict
@@ -33,9 +34,9 @@ UPGRADE, KUBECTL = str(upgrade_image(V132)), "docker.io/rancher/kubectl:v1.30.3"
 PAUSE, APP = "docker.io/rancher/mirrored-pause:3.6", "ghcr.io/team/app:1"
 PINNED = f"ghcr.io/team/pinned@sha256:{'2' * 64}"
 REGISTRY, EMBEDDED = Site(), Site(mode=Mode.EMBEDDED)
-ALWAYS = {rules.PULL_POLICY: "Always", rules.KUBECTL_IMAGE: "rancher/kubectl:v1.30.3"}
+ALWAYS = {jobs.PULL_POLICY: "Always", jobs.KUBECTL_IMAGE: "rancher/kubectl:v1.30.3"}
 
-NEVER = {**ALWAYS, rules.PULL_POLICY: "Never"}
+NEVER = {**ALWAYS, jobs.PULL_POLICY: "Never"}
 
 
 def content(seed: str, *sizes: int) -> ImageContent:
@@ -230,25 +231,25 @@ def test_a_problem_that_is_known_is_kept() -> None:
     ("environment", "route", "expected"),
     [
         (ALWAYS, Route.EMBEDDED, {UPGRADE, KUBECTL}),
-        ({**ALWAYS, rules.PULL_POLICY: "IfNotPresent"}, Route.EMBEDDED, set()),
+        ({**ALWAYS, jobs.PULL_POLICY: "IfNotPresent"}, Route.EMBEDDED, set()),
         ({}, Route.EMBEDDED, set()),
         (ALWAYS, Route.REGISTRY, set()),
         (NEVER, Route.REGISTRY, {UPGRADE, KUBECTL}),
         (NEVER, Route.EMBEDDED, set()),
-        ({**ALWAYS, rules.KUBECTL_IMAGE: KUBECTL}, Route.EMBEDDED, {UPGRADE, KUBECTL}),
-        ({**ALWAYS, rules.KUBECTL_IMAGE: "other/kubectl:1"}, Route.EMBEDDED, {UPGRADE}),
-        ({**ALWAYS, rules.KUBECTL_IMAGE: ""}, Route.EMBEDDED, {UPGRADE}),
+        ({**ALWAYS, jobs.KUBECTL_IMAGE: KUBECTL}, Route.EMBEDDED, {UPGRADE, KUBECTL}),
+        ({**ALWAYS, jobs.KUBECTL_IMAGE: "other/kubectl:1"}, Route.EMBEDDED, {UPGRADE}),
+        ({**ALWAYS, jobs.KUBECTL_IMAGE: ""}, Route.EMBEDDED, {UPGRADE}),
     ],
     ids=["always", "if-not-present", "not-set", "registry", "never-registry", "never", "full-name", "other", "empty"],
 )
 def test_the_pull_policy_of_jobs(environment: Mapping[str, str], route: Route, expected: set[str]) -> None:
     images = [image(name, route) for name in (UPGRADE, KUBECTL, APP, PAUSE)]
-    policies = [rules.Policy("here", {}), rules.Policy("there", environment)]
-    results = rules.check_policy(images, fine(*images), policies, [V132])
+    policies = [jobs.Policy("here", {}), jobs.Policy("there", environment)]
+    results = jobs.check_policy(images, fine(*images), policies, [V132])
     assert refused(results) == dict.fromkeys(expected, "job-pull-policy")
     for result in results:
         if result.problem:
-            assert f"{environment[rules.PULL_POLICY]} in there" in result.problem.message
+            assert f"{environment[jobs.PULL_POLICY]} in there" in result.problem.message
             assert "patch configmap default-controller-env" in result.problem.fix
 
 
@@ -259,8 +260,8 @@ def test_the_pull_policy_of_jobs(environment: Mapping[str, str], route: Route, e
 )
 def test_the_pull_policy_that_the_controller_has_now(pulls: str | None, expected: bool) -> None:
     verdict = blank()
-    environment = {} if pulls is None else {rules.PULL_POLICY: pulls}
-    rules.check_live_policy(verdict, rules.Policy("the cluster", environment, ours=False))
+    environment = {} if pulls is None else {jobs.PULL_POLICY: pulls}
+    jobs.check_live_policy(verdict, jobs.Policy("the cluster", environment, ours=False))
     assert found(verdict) == ([("job-pull-policy-now", Severity.WARNING, "the cluster")] if expected else [])
     assert all(f"is {pulls} there now" in finding.message for finding in verdict.findings)
 
@@ -283,9 +284,9 @@ def test_the_pull_policy_that_the_controller_has_now(pulls: str | None, expected
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "theirs"])
 def test_the_kubectl_image_of_jobs_must_be_in_the_bundle(kubectl: str | None, lacking: str | None, ours: bool) -> None:
     verdict = blank()
-    environment = {} if kubectl is None else {rules.KUBECTL_IMAGE: kubectl}
+    environment = {} if kubectl is None else {jobs.KUBECTL_IMAGE: kubectl}
     images = [image(KUBECTL, Route.REGISTRY), image(PINNED)]
-    rules.check_job_images(verdict, [rules.Policy("here", environment, ours)], images)
+    jobs.check_job_images(verdict, [jobs.Policy("here", environment, ours)], images)
     severity = Severity.ERROR if ours else Severity.WARNING
     assert found(verdict) == ([("job-image-missing", severity, "here")] if lacking else [])
     for finding in verdict.findings:
@@ -393,7 +394,7 @@ NEWER = "v1.33.1+k3s1"
 )
 def test_plans(spec: object, expected: str | None, ours: bool) -> None:
     verdict = blank()
-    rules.check_plans(verdict, [rules.SeenPlan("plan x", {"spec": spec}, ours)], [image(UPGRADE), image(PINNED)])
+    jobs.check_plans(verdict, [jobs.SeenPlan("plan x", {"spec": spec}, ours)], [image(UPGRADE), image(PINNED)])
     severity = Severity.ERROR if ours else Severity.WARNING
     assert found(verdict) == ([("plan-without-image", severity, "plan x")] if expected else [])
     for finding in verdict.findings:
@@ -405,7 +406,7 @@ def test_plans(spec: object, expected: str | None, ours: bool) -> None:
 def test_a_plan_that_follows_a_channel(ours: bool) -> None:
     verdict = blank()
     spec = {"channel": "https://update.k3s.io/v1-release/channels/stable", "upgrade": {"image": "rancher/k3s-upgrade"}}
-    rules.check_plans(verdict, [rules.SeenPlan("plan x", {"spec": spec}, ours)], [image(UPGRADE)])
+    jobs.check_plans(verdict, [jobs.SeenPlan("plan x", {"spec": spec}, ours)], [image(UPGRADE)])
     assert found(verdict) == [("plan-with-channel", Severity.WARNING, "plan x")]
 
 
