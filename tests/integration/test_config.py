@@ -904,7 +904,7 @@ def test_every_step_of_the_runbook_can_be_done(bundle: Path, to: Path, options: 
     for line in commands:
         filled = reduce(lambda text, item: text.replace(item[0], str(item[1])), there.items(), line)
         _, name, *arguments = shlex.split(filled, comments=True)
-        context = click.Context(cli, info_name="airgap-sync")
+        context = click.Context(cli, info_name="airgap-sync", **cli.context_settings)
         command = cli.get_command(context, name)
         assert command is not None
         command.make_context(name, arguments, parent=context)
