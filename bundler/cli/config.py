@@ -48,7 +48,9 @@ _NODE_PATH = re.compile(r"(?:/[A-Za-z0-9._+@=,:-]+)+/?")
     help="The K3s version that nodes run now; the oldest, if they differ. With it, what it cannot do is refused.",
 )  # fmt: skip
 @click.option(
-    "--wildcard", is_flag=True, help="Nodes also look there for images of registries that the bundle has nothing of."
+    "--wildcard",
+    is_flag=True,
+    help="Nodes also look there for images of registries that the bundle has nothing of. Not with --keep-registry.",
 )
 @click.option(
     "--no-default-endpoint", is_flag=True,
@@ -206,12 +208,24 @@ def _credential(identity: access.TargetAccess, target: Target) -> Any:
 
 
 def _plan_settings(concurrency: int, deadline_s: int, window: str | None) -> PlanSettings:
+    import zoneinfo  # noqa: PLC0415
+
     from bundler.site.plans import PlanSettings, Window  # noqa: PLC0415 - keeps --help fast
 
     try:
-        return PlanSettings(concurrency, deadline_s, Window.parse(window) if window else None)
+        chosen = Window.parse(window) if window else None
     except ValueError as error:
         raise click.UsageError(f"--window: {error}") from None
+    # A machine without time zones cannot tell.
+    known = zoneinfo.available_timezones()
+    if chosen and chosen.time_zone and known and chosen.time_zone not in known:
+        import difflib  # noqa: PLC0415 - only for a typo
+
+        from bundler.k3s.suggest import did_you_mean  # noqa: PLC0415
+
+        meant = did_you_mean(difflib.get_close_matches(chosen.time_zone, known, 1))
+        raise click.UsageError(f"--window: {chosen.time_zone!r} is no time zone. {meant}".rstrip())
+    return PlanSettings(concurrency, deadline_s, chosen)
 
 
 def _ca(names: tuple[str, ...]) -> bytes | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +97,8 @@ def command(
     Exit code 0 only if every pull would succeed, else 13.
     """
     from bundler import logs  # noqa: PLC0415 - keeps --help fast
-    from bundler.cli.session import emit, quiet  # noqa: PLC0415
+    from bundler.cli.session import check_writable, emit, quiet, write_result  # noqa: PLC0415
     from bundler.errors import PreflightFailedError  # noqa: PLC0415
-    from bundler.files import write_atomic  # noqa: PLC0415
     from bundler.ops.preflight import PreflightOptions, run_preflight  # noqa: PLC0415
     from bundler.registry.host import Hosts  # noqa: PLC0415
     from bundler.site.node import platform_of_machine, read_node  # noqa: PLC0415
@@ -105,15 +106,25 @@ def command(
     if collect != bool(results):
         raise click.UsageError("--collect goes with the files to collect, named behind BUNDLE")
     logs.send_to(quiet().write)
+    if site_file and config_dir and read_both(site_file, config_dir):
+        raise click.UsageError(
+            f"--site {site_file} is another site than that of --config {config_dir}; give one of them"
+        )
     site_file = site_file or (str(Path(config_dir) / "site.json") if config_dir else None)
     if site_file is None and target is None and mode != "embedded":
         raise click.UsageError("where images are must be known: give --config DIR, --site FILE, or --target TARGET")
     place = sites.SiteOptions(
         site_file=site_file, target=target, mode=mode, routes=routes, keep_registry=keep_registry
     ).site()
-    if out_file and not Path(out_file).absolute().parent.is_dir():
-        raise click.UsageError(f"--out {out_file}: there is no such directory")
+    if out_file:
+        check_writable(Path(out_file), Path(bundle))
+        _check_replaceable(Path(out_file), results)
     local = None if collect else read_node(Path(root))
+    if local is None and not collect and (node or root != "/"):
+        raise click.UsageError(
+            f"{root} is no node of K3s (there is no {Path(root) / 'var/lib/rancher/k3s/agent'}): run this on the node, "
+            "or leave out --node and --root"
+        )
     registries = _registries(registries_file, local, config_dir)
     http = access.http_of(timeout_s, os.environ, ca_files)
 
@@ -134,6 +145,7 @@ def command(
         platform=platform_of_machine(os.uname().machine) if local else None,
         containerd=_containerd(local),
         cluster=_cluster(kubeconfig, http),
+        k3s_version=_k3s_version(local),
         target=target_client if place.target else None,
         ca_files=ca_files,
         jobs=jobs,
@@ -142,10 +154,35 @@ def command(
     found = run_preflight(checked, http, Hosts(most=jobs, max_wait_s=access.PATIENCE_S), collected)
     document = found.to_dict(bundle)
     if out_file:
-        write_atomic(Path(out_file), json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_result(Path(out_file), json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
     emit(output, _text(found), document)
     if not found.passed:
         raise PreflightFailedError(_why(found), hint="Mend what is listed, and run it again.")
+
+
+def read_both(site_file: str, config_dir: str) -> bool:
+    """Tell whether the site of a directory is another than that of a file."""
+    own = Path(config_dir) / "site.json"
+    return own.exists() and sites.read_site(site_file) != sites.read_site(str(own))
+
+
+def _check_replaceable(path: Path, results: tuple[str, ...]) -> None:
+    """Refuse to replace anything but the result of an earlier run.
+
+    Raises:
+        BadOutputError: The file is something else, or one of those to collect.
+    """
+    from bundler.errors import BadOutputError, BadResultError  # noqa: PLC0415 - keeps --help fast
+
+    if any(path.resolve() == Path(name).resolve() for name in results):
+        raise BadOutputError(f"{path} is one of the results to collect", hint="Name another file.")
+    if path.is_file() and path.stat().st_size:
+        try:
+            _result(str(path))
+        except BadResultError as error:
+            raise BadOutputError(
+                f"{path} is there, and is not the result of a preflight", hint="Name a file that is not there yet."
+            ) from error
 
 
 def _registries(chosen: str | None, node: LocalNode | None, config_dir: str | None) -> tuple[str, str] | None:
@@ -188,12 +225,16 @@ def _advice(
 
     flags = (f"--mode {site.mode}" if site.embedded else "") + (" --keep-registry" if site.keep_registry else "")
     flags += "".join(f" --route '{rule}'" for rule in site.rules)
+    made = (
+        flags + (" --wildcard" if site.wildcard else "") + ("" if site.default_endpoint else " --no-default-endpoint")
+    )
+    made += f" --from {site.running}" if site.running else ""
     where = f"--site {site_file}" if site_file else f"{site.target} {flags}"
     target = f"--target {site.target} " if site.target else ""
     return Advice(
         registries=registries[0] if registries else "registries.yaml",
         push=f"airgap-sync push {bundle} {where}".rstrip(),
-        config=f"airgap-sync config {bundle} {target}{flags}".rstrip() + " --to DIR",
+        config=" ".join(f"airgap-sync config {bundle} {target}{made} --to DIR".split(" ")),
         certs_d=str(node.certs_d) if node else None,
     )
 
@@ -216,6 +257,18 @@ def _containerd(node: LocalNode | None) -> Containerd | None:
     return Containerd(node.socket, program) if program else None
 
 
+def _k3s_version(node: LocalNode | None) -> str | None:
+    """Return what the k3s in PATH says that it is, on the node itself."""
+    if node is None or node.root != Path("/") or not (program := shutil.which("k3s")):
+        return None
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - found in PATH
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    words = said.stdout.split()
+    return words[2] if words[:2] == ["k3s", "version"] and len(words) > 2 else None  # noqa: PLR2004 - k3s version V
+
+
 def _why(found: Verdict) -> str:
     from bundler.site.findings import Severity  # noqa: PLC0415 - keeps --help fast
 
@@ -225,7 +278,7 @@ def _why(found: Verdict) -> str:
     parts = [
         f"{bad} of {len(found.images)} pulls would fail" if bad else "",
         f"{unknown} of {len(found.images)} could not be checked" if unknown else "",
-        f"{errors} things at the site must be mended" if errors else "",
+        f"{errors} {'thing' if errors == 1 else 'things'} at the site must be mended" if errors else "",
         "" if found.images else "nothing was checked",
     ]
     return "; ".join(part for part in parts if part)

@@ -39,7 +39,7 @@ def reported(
     """
     logs.send_to(progress.write)
     if report_file:
-        _check_writable(Path(report_file), Path(report.bundle))
+        check_writable(Path(report_file), Path(report.bundle))
     report.started_utc = _now()
     try:
         yield
@@ -72,7 +72,7 @@ def _deliver(report: Report, report_file: str | None, output: str, to_text: Call
         if report_file:
             data = json.dumps(report.to_dict(), indent=1, ensure_ascii=False).encode() + b"\n"
             try:
-                _write_report(Path(report_file), data)
+                write_result(Path(report_file), data)
             except AirgapSyncError as error:
                 if report.error is None:
                     raise
@@ -139,16 +139,25 @@ def state_directory(chosen: str | None) -> Path:
     return path
 
 
-def _check_writable(path: Path, bundle: Path) -> None:
-    """Fail before the work rather than after it."""
+def check_writable(path: Path, bundle: Path) -> None:
+    """Fail before the work rather than after it.
+
+    Raises:
+        BadOutputError: The file cannot be written, or would lie in the bundle.
+    """
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadOutputError(f"the report cannot be written to {path}", hint="Name a file in a directory that exists.")
+        raise BadOutputError(f"the result cannot be written to {path}", hint="Name a file in a directory that exists.")
     if bundle.resolve() in path.resolve().parents:
-        raise BadOutputError(f"the report {path} would lie in the bundle", hint="Name a file beside the bundle.")
+        raise BadOutputError(f"the result {path} would lie in the bundle", hint="Name a file beside the bundle.")
 
 
-def _write_report(path: Path, data: bytes) -> None:
-    """Replace a regular file as a whole; write into anything else, such as a pipe or a device."""
+def write_result(path: Path, data: bytes) -> None:
+    """Replace a regular file as a whole; write into anything else, such as a pipe or a device.
+
+    Raises:
+        BadOutputError: It cannot be written.
+        DiskFullError: No space is left.
+    """
     path = path.resolve()
     if path.is_file() or not path.exists():
         write_atomic(path, data)

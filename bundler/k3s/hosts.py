@@ -96,6 +96,10 @@ class NodeHosts:
             found.pop()
         return [*found, default]
 
+    def notes_for_people(self, target: str) -> list[str]:
+        """Return the notes without that which is meant to be so: the site's own registry keeps its default endpoint."""
+        return [note for note in self.notes if not (target and note.startswith(f"{target} keeps its default endpoint"))]
+
     def _file_of(self, registry: str) -> HostsFile:
         host, colon, port = registry.rpartition(":")
         names = [f"{host}_{port}_"] if colon and host else []

@@ -72,13 +72,43 @@ def collect(
             known = together.get(key)
             if known is None or (known.ok is not False and image.ok is not True):
                 together[key] = _of_node(image, str(result.node))
-    missing = Problem("no-result", "no node of this platform has a result for it", "Run preflight there.")
+        _fill(together, result, images)
+    missing = Problem("no-result", "no node of this platform has a result for it", "Run preflight on such a node.")
     for platform in platforms:
         for wanted in images:
             key = (str(wanted.reference), str(platform))
             together.setdefault(key, ImageResult(*key, ok=None, problem=missing))
     _compare_nodes(verdict, {str(result.node) for result in results}, nodes)
+    _compare_age(verdict, results, nodes)
     return [together[key] for key in sorted(together)]
+
+
+def _fill(together: dict[tuple[str, str], ImageResult], result: Verdict, images: Sequence[CheckedImage]) -> None:
+    """Note the images that a result says nothing of, for each platform that it is about."""
+    has = {(image.reference, image.platform) for image in result.images}
+    problem = Problem("no-result", f"the result of {result.node} does not have it", "Run preflight there again.")
+    for platform in {platform for _, platform in has}:
+        for image in images:
+            key = (str(image.reference), platform)
+            if key not in has and (key not in together or together[key].ok):
+                together[key] = ImageResult(*key, ok=None, problem=problem)
+
+
+def _compare_age(verdict: Verdict, results: Sequence[Verdict], nodes: Sequence[Node]) -> None:
+    """Name results that were made before the node was upgraded, and say how old they are."""
+    runs = {node.name: node.version_text for node in nodes}
+    for result in results:
+        now = runs.get(str(result.node))
+        if result.node_version and now and result.node_version != now:
+            verdict.add(
+                "result-stale",
+                Severity.ERROR,
+                f"node {result.node}",
+                f"its result is of {result.node_version}, and it runs {now}",
+                "Run preflight there again.",
+            )
+    oldest = min(results, key=lambda result: result.checked_utc)
+    verdict.not_checked.append(f"what changed on nodes since their results (the oldest is of {oldest.checked_utc})")
 
 
 def _compare_nodes(verdict: Verdict, have: set[str], nodes: Sequence[Node]) -> None:

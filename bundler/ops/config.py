@@ -87,8 +87,8 @@ class ConfigResult:
             for file in self.made.files
         ]
         counts = ", ".join(f"{count} images {route}" for route, count in self.counts.items() if count)
-        running = [self.site.running] if self.site.running and self.made.hops else []
-        way = " -> ".join(str(version) for version in (*running, *self.made.hops)) or "no upgrade"
+        before = str(self.site.running) if self.site.running else "?"
+        way = " -> ".join([before, *map(str, self.made.hops)]) if self.made.hops else "no upgrade"
         lines.append(f"mode {self.site.mode}: {counts}; {way}")
         if self.kept:
             lines.append(f"what was there before is in {self.kept}")

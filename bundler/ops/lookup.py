@@ -74,7 +74,7 @@ def look_up(
     for version in known or [None]:
         hosts = render(file, NodeSettings(version, site.embedded, site.default_endpoint))
         rendered.append(hosts)
-        for note in hosts.notes:
+        for note in hosts.notes_for_people(site.target.host if site.target else ""):
             words = note if version is None or str(version) in note else f"{version}: {note}"
             verdict.add("k3s-reads-otherwise", Severity.WARNING, file.name, words, "Mend the file on every node.")
     if node is None:

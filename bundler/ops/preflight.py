@@ -32,7 +32,7 @@ from bundler.site import preflight as rules
 from bundler.site.cluster import Cluster, Node
 from bundler.site.containerd import Containerd
 from bundler.site.controller import CONFIG_MAP, NAMESPACE
-from bundler.site.findings import ImageResult, Problem, Verdict
+from bundler.site.findings import ImageResult, Problem, Severity, Verdict
 from bundler.site.node import LocalNode, platform_of_machine
 from bundler.site.nodefiles import NodeAccess, registries_yaml
 from bundler.site.platforms import bundle_platforms, content_for, platforms_of
@@ -56,6 +56,7 @@ class PreflightOptions:
         node_name: Its name.
         platform: Its platform.
         containerd: Its containerd, if it answers.
+        k3s_version: What its k3s says that it is, if it was asked.
         cluster: The cluster, if it can be asked.
         target: The client of the target for questions about room, if there is one.
         ca_files: Where there is no registries.yaml yet: the CAs that it will name.
@@ -72,6 +73,7 @@ class PreflightOptions:
     node_name: str | None = None
     platform: Platform | None = None
     containerd: Containerd | None = None
+    k3s_version: str | None = None
     cluster: Cluster | None = None
     target: Callable[[], RegistryClient] | None = None
     ca_files: tuple[str, ...] = ()
@@ -121,6 +123,7 @@ class _Preflight:
             str(Digest.of(options.site.to_bytes())),
             options.now_utc,
             options.node_name,
+            node_version=options.k3s_version,
         )
         self._releases = rules.releases_of(bundle.lock)
         self._images = [
@@ -179,6 +182,8 @@ class _Preflight:
                 )
             return
         self._facts.nodes = cluster.nodes()
+        if not self._facts.nodes:
+            self.verdict.not_checked.append("the nodes: the cluster lists none")
         try:
             environment = cluster.config_map(NAMESPACE, CONFIG_MAP)
             plans = cluster.plans()
@@ -254,6 +259,14 @@ class _Preflight:
                 for platform in self._platforms():
                     crew.submit(partial(task, image, platform))
             crew.wait()
+        for place, words in sorted(check.failing.items()):
+            self.verdict.add(
+                "endpoint-failing",
+                Severity.WARNING,
+                place,
+                f"{words}; each pull asks it before the next",
+                "Mend it, or take it out of registries.yaml on every node.",
+            )
         return [results[key] for key in sorted(results)]
 
     def _hops(self) -> tuple[K3sVersion, ...]:

@@ -224,6 +224,11 @@ class _Maker:
 
     def _check_versions(self) -> None:
         site = self._site
+        if self._lock is None:
+            self._warnings.append(
+                "there is no bundle.lock.json, so which K3s releases are in the bundle is not known: neither plans nor "
+                "objects of the controller are made"
+            )
         if not self._versions:
             self._notices.append(
                 "the bundle has no K3s release and --from is not given: files are for current versions"
@@ -278,7 +283,8 @@ class _Maker:
         for version in self._versions:
             settings = NodeSettings(version, self._site.embedded, self._site.default_endpoint)
             found = render(RegistriesFile.parse(text, "registries.yaml"), settings)
-            self._warnings += [f"{version}: {note}" for note in found.notes if note not in self._warnings]
+            notes = found.notes_for_people(self._site.target.host if self._site.target else "")
+            self._warnings += [f"{version}: {note}" for note in notes if note not in self._warnings]
         common = [("registries.yaml", f"{node_dir}/registries.yaml")]
         if request.ca:
             self._add("ca.pem", request.ca)

@@ -122,6 +122,7 @@ class Verdict:
         findings: About the site as a whole.
         not_checked: What could not be checked, and how it can be.
         seeds: For each platform, the nodes proposed for the archive.
+        node_version: What the node's K3s said that it is, if it was asked.
     """
 
     lock_digest: str | None
@@ -132,6 +133,7 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
     seeds: dict[str, list[str]] = field(default_factory=dict)
+    node_version: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -153,6 +155,7 @@ class Verdict:
             "site_digest": self.site_digest,
             "checked_utc": self.checked_utc,
             "node": self.node,
+            "node_version": self.node_version,
             "verdict": "pass" if self.passed else "fail",
             "images": [image.to_dict() for image in self.images],
             "findings": [finding.to_dict() for finding in self.findings],
@@ -182,6 +185,7 @@ class Verdict:
             [Finding.from_dict(item) for item in document["findings"]],
             list(document["not_checked"]),
             dict(document["seeds"]),
+            document["node_version"],
         )
 
     def add(self, rule: str, severity: Severity, place: str, message: str, fix: str) -> None:

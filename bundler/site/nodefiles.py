@@ -75,7 +75,7 @@ def registries_yaml(site: Site, images: Iterable[tuple[Reference, Route]], acces
     if configs:
         document["configs"] = configs
     text += yamlfile.dump(document)
-    return text if access.credential else text + _no_credentials(hosts)
+    return text if access.credential else text + _no_credentials(hosts, configs)
 
 
 def config_yaml(site: Site, *, server: bool) -> dict[str, Any]:
@@ -163,11 +163,12 @@ def _config(target: Target, access: NodeAccess) -> dict[str, Any]:
     return config
 
 
-def _no_credentials(hosts: Iterable[str]) -> str:
+def _no_credentials(hosts: Iterable[str], configs: Mapping[str, Any]) -> str:
     """Return the comment that shows where credentials go, for each host that settings are looked up by."""
     auth = {"auth": {"username": "NAME", "password": "PASSWORD"}}
-    shown = yamlfile.dump(dict.fromkeys(hosts, auth))
-    return _NO_CREDENTIALS + "".join(f"#   {line}\n" for line in shown.splitlines())
+    full = {"configs": {host: {**auth, **configs.get(host, {})} for host in hosts}}
+    how = "`configs` then reads" if configs else "add"
+    return _NO_CREDENTIALS.format(how) + "".join(f"# {line}\n" for line in yamlfile.dump(full).splitlines())
 
 
 _HEADER = """\
@@ -175,6 +176,6 @@ _HEADER = """\
 # For every node, servers and agents: /etc/rancher/k3s/registries.yaml, mode 0600. K3s reads it only when it starts.
 """
 _NO_CREDENTIALS = """\
-# Nodes pull without credentials. If the registry asks for some, put those of an account that may only pull below
-# `configs`, here or with `airgap-sync config --with-credentials`:
+# Nodes pull without credentials. If the registry asks for some, use `airgap-sync config --with-credentials`, or
+# `chmod 600` this file and put in those of an account that may only pull; {}:
 """

@@ -114,7 +114,7 @@ def check_nodes(verdict: Verdict, site: Site, nodes: Sequence[Node], releases: S
                 "it takes no part in the embedded registry",
                 "Copy registries.yaml to it, set embedded-registry on the servers, and restart K3s there.",
             )
-    if site.running and running and running[0] != site.running:
+    if site.running and running and running[0] != site.running and running[0] not in releases:
         verdict.add(
             "running-differs",
             Severity.WARNING,

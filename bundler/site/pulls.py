@@ -21,7 +21,10 @@ from bundler.errors import (
     BadTlsFileError,
     ConnectionFailedError,
     HiddenByPolicyError,
+    NotTlsError,
+    TimedOutError,
     TlsError,
+    TlsWantedError,
 )
 from bundler.k3s.access import credential_of, tls_of
 from bundler.k3s.endpoint import Endpoint
@@ -114,6 +117,9 @@ class PullCheck:
         self._clients: dict[Endpoint, RegistryClient] = {}
         self._answers: dict[tuple[Endpoint, str, str], bool | AirgapSyncError] = {}
         self._names: dict[tuple[Endpoint, str, str], tuple[tuple[Digest, str] | None]] = {}
+        self._lost: dict[Endpoint, AirgapSyncError] = {}
+        #: Endpoints that failed before another one answered, and what they said.
+        self.failing: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def check(self, image: CheckedImage, platform: Platform) -> ImageResult:
@@ -147,6 +153,8 @@ class PullCheck:
             return False, self._missing_mirror(image)
         attempts = [_Attempt(endpoint) for endpoint in asked]
         found = next((attempt for attempt in attempts if self._resolve(image, attempt)), None)
+        if found is not None:
+            self._note_failing(attempts)
         if found is None:
             if shared and not self._on_node and image.route is Route.EMBEDDED:
                 return None, Problem(
@@ -169,11 +177,20 @@ class PullCheck:
             )
         return self._whole(image, content, [attempt for attempt in attempts if attempt.usable])
 
+    def _note_failing(self, attempts: list[_Attempt]) -> None:
+        with self._lock:
+            for attempt in attempts:
+                if attempt.error is not None and not attempt.endpoint.is_default:
+                    self.failing.setdefault(attempt.endpoint.base_url, attempt.error.message)
+
     # --- the name -----------------------------------------------------------------------------------------------
 
     def _resolve(self, image: CheckedImage, attempt: _Attempt) -> bool:
         """Ask one endpoint what the name stands for; tell whether it answered that."""
         root = image.content.root
+        if lost := self._lost.get(attempt.endpoint):
+            attempt.error = lost
+            return False
         try:
             repository = self._repository(attempt.endpoint, image.reference.repository)
             mark = "@" if image.reference.digest else ":"
@@ -181,6 +198,9 @@ class PullCheck:
             answer = self._meant(attempt.endpoint, repository, image.reference.api_reference)
         except AirgapSyncError as error:
             attempt.error = error
+            if isinstance(error, ConnectionFailedError | TimedOutError | TlsError):
+                # It was tried often enough, and the next image would wait as long.
+                self._lost[attempt.endpoint] = error
             return False
         if answer is None:
             return False
@@ -266,6 +286,11 @@ class PullCheck:
             return "no-pull-right", (
                 f"Put a name and password that may pull under {where}, on every node, and restart K3s there "
                 "(`airgap-sync harbor robot --pull-only` makes such an account)."
+            )
+        if isinstance(error, NotTlsError | TlsWantedError):
+            return (
+                error.reference,
+                f"Mend the scheme of the endpoint in {self._advice.registries}: http:// or https://.",
             )
         if isinstance(error, TlsError | BadTlsFileError):
             return error.reference, (

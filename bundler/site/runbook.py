@@ -50,7 +50,8 @@ def _rendered(number: int, step: Step) -> list[str]:
 
 
 def _path(facts: Facts) -> str:
-    return " to ".join(str(version) for version in facts.versions)
+    way = ", then ".join(str(version) for version in facts.hops)
+    return f"{facts.site.running} to {way}" if facts.site.running else f"to {way}"
 
 
 def _introduction(facts: Facts) -> str:

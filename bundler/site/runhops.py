@@ -225,4 +225,7 @@ def _former_files(facts: Facts) -> list[str]:
     return [
         f"if test -s {FORMER_REGISTRIES}; then cp -p {FORMER_REGISTRIES} {there}; else rm -f {there}; fi",
         *(f"rm -f {setting}" for setting in dict.fromkeys(settings)),
+        # Without the mirrors K3s would look for each of these names where nothing is.
+        *([f"rm -f {AGENT_IMAGES}/airgap-sync-pre-pull-*.txt"] if facts.counts.get(Route.REGISTRY) else []),
+        *([f"rm -f {AGENT_IMAGES}/{facts.archive}"] if facts.counts.get(Route.EMBEDDED) else []),
     ]

@@ -39,12 +39,13 @@ def preparation_steps(facts: Facts) -> list[Step]:
         )
     ]
     if facts.counts.get(Route.REGISTRY):
+        ca = ' --ca-file "$CONFIG/ca.pem"' if any(here == "ca.pem" for here, _ in facts.server_files) else ""
         steps.append(
             Step(
                 "Load the registry",
                 "Give credentials as `airgap-sync push --help` tells. What is there already is not sent again.",
-                ['airgap-sync push "$BUNDLE" --site "$CONFIG/site.json"    # from one machine'],
-                ['airgap-sync push "$BUNDLE" --site "$CONFIG/site.json" --verify all'],
+                [f'airgap-sync push "$BUNDLE" --site "$CONFIG/site.json"{ca}    # from one machine'],
+                [f'airgap-sync push "$BUNDLE" --site "$CONFIG/site.json"{ca} --verify all'],
                 "It ends with exit code 0, and every image is `up-to-date`.",
             )
         )
@@ -209,7 +210,9 @@ def _seeds(facts: Facts) -> Step:
         "Put the images on the seeds",
         text,
         [
-            f"mkdir -p {AGENT_IMAGES}    # on each seed",
+            "# on each seed: is every blob what its name says? It prints nothing if so",
+            '(cd "$BUNDLE/blobs/sha256" && for f in [0-9a-f]*; do echo "$f  $f"; done | sha256sum --check --quiet)',
+            f"mkdir -p {AGENT_IMAGES}",
             f'tar -C "$BUNDLE" -cf {AGENT_IMAGES}/../{facts.archive}.new oci-layout index.json blobs',
             f"mv {AGENT_IMAGES}/../{facts.archive}.new {AGENT_IMAGES}/{facts.archive}",
         ],
@@ -231,6 +234,7 @@ def _proof(facts: Facts) -> Step:
         "copied to. Nothing is changed by it. Where a node's name in the cluster is not its host name, add `--node NAME`.",
         [
             "# on every node",
+            'rm -f "$RESULTS/$(hostname).json"',
             'mkdir -p "$RESULTS"',
             f'{facts.own_preflight} --out "$RESULTS/$(hostname).json"',
             "# on every node but that server (SERVER)",

@@ -563,6 +563,7 @@ def test_of_an_experimental_feature_one_is_warned(bundle: Path, to: Path) -> Non
         ((*TARGET, "--node-dir", "/etc/my k3s"), "--node-dir is an absolute path"),
         ((*TARGET, "--node-dir", "/etc/\udcff"), "--node-dir is an absolute path"),
         ((*TARGET, "--window", "at night"), "--window"),
+        ((*TARGET, "--window", "daily 22:00-04:00 Europe/Berln"), "Did you mean Europe/Berlin?"),
         ((*TARGET, "--concurrency", "0"), "--concurrency"),
         ((*TARGET, "--wildcard", "--keep-registry"), "a wildcard cannot put the name of a registry"),
         ((), "a target is needed"),

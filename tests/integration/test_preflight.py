@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,9 +279,39 @@ def test_what_contradicts_the_site_is_refused(shop: Shop, flags: tuple[str, ...]
 
 def test_results_need_collect_and_out_needs_a_directory(shop: Shop, tmp_path: Path) -> None:
     assert "--collect" in refused(shop.bundle, shop.files / "site.json", "--config", shop.files, code=2)
-    assert "no such directory" in refused(
-        shop.bundle, "--config", shop.files, "--out", tmp_path / "none" / "out", code=2
-    )
+    missing = tmp_path / "none" / "out"
+    assert "in a directory that exists" in refused(shop.bundle, "--config", shop.files, "--out", missing, code=3)
+
+
+def test_out_replaces_nothing_but_a_result(shop: Shop, tmp_path: Path) -> None:
+    where = ("--config", shop.files, "--out")
+    index, registries = shop.bundle / "index.json", shop.files / "registries.yaml"
+    before = registries.read_bytes()
+    assert "would lie in the bundle" in refused(shop.bundle, *where, index, code=3)
+    assert "is not the result of a preflight" in refused(shop.bundle, *where, registries, code=3)
+    assert registries.read_bytes() == before
+    link = tmp_path / "link"
+    link.symlink_to(registries)
+    assert "is not the result of a preflight" in refused(shop.bundle, *where, link, code=3)
+    # A pipe stays one, and gets the result.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        assert run("preflight", shop.bundle, *where, pipe).code == 0
+        assert reader.stdout is not None
+        assert json.loads(reader.stdout.read())["verdict"] == "pass"
+    assert pipe.is_fifo()
+
+
+def test_only_a_node_has_a_name_and_a_root(shop: Shop, tmp_path: Path) -> None:
+    for option, value in (("--node", "server-1"), ("--root", tmp_path)):
+        assert "no node of K3s" in refused(shop.bundle, "--config", shop.files, option, value, code=2)
+
+
+def test_a_site_besides_that_of_the_directory(shop: Shop, tmp_path: Path) -> None:
+    other = tmp_path / "site.json"
+    other.write_text((shop.files / "site.json").read_text().replace('"wildcard": false', '"wildcard": true'))
+    assert "is another site" in refused(shop.bundle, "--config", shop.files, "--site", other, code=2)
 
 
 @pytest.mark.parametrize("name", ["site.json", "registries.yaml", "system-upgrade-controller", "plans"])
@@ -493,7 +525,9 @@ def test_a_dead_endpoint_in_front_is_passed_over(shop: Shop) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     with edited(shop.registries) as document:
         document["mirrors"]["ghcr.io"]["endpoint"].insert(0, dead)
-    assert shop.check().passed
+    found = shop.check()
+    assert found.passed
+    assert found.found == [("endpoint-failing", f"{dead}/v2")]
     with edited(shop.registries) as document:
         document["mirrors"]["ghcr.io"]["endpoint"] = [dead]
     found = shop.check()

@@ -19,6 +19,8 @@ from tests.support.content import AMD64, ARM, ARM64, BuiltImage
 from tests.support.embedded import EmbeddedRegistry, NodeTree
 from tests.support.handmade import write_bundle
 from tests.support.images import BlobStore, Entry, index_of, publish, single
+from tests.support.kubernetes import KubernetesApi
+from tests.support.kubernetes import node as kubernetes_node
 from tests.support.preflights import Preflight, edited, preflight, refused
 from tests.support.programs import find_program
 from tests.support.registry import Registry
@@ -381,9 +383,10 @@ def test_versions_without_certs_d_are_not_said_to_need_a_restart(
 ) -> None:
     node.attach(fed)
     shutil.rmtree(node.certs_d)
-    site = tmp_path / "site.json"
-    site.write_text(json.dumps({**json.loads((files / "site.json").read_text()), "running": "v1.25.3+k3s1"}))
-    found = check(bundle, files, node, tmp_path, "--site", site)
+    files = Path(shutil.copytree(files, tmp_path / "old"))
+    site = files / "site.json"
+    site.write_text(json.dumps({**json.loads(site.read_text()), "running": "v1.25.3+k3s1"}))
+    found = check(bundle, files, node, tmp_path)
     assert found.not_checked("v1.25.3+k3s1 has no certs.d to compare it with")
     assert "not-restarted" not in found.findings
 
@@ -561,6 +564,26 @@ def test_results_of_nodes_are_put_together(
     assert found.problem(broken[0]["reference"], PLATFORM)["problem"] == "on agent: it is gone"
     assert found.found == [("not-restarted", "agent: certs.d of ghcr.io")]
     assert found.not_checked("agent: the weather")
+
+
+def test_results_that_say_too_little_or_are_too_old(
+    bundle: Path, files: Path, results: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cut = json.loads(results[0].read_text())["images"]
+    rewritten(results[0], images=cut[:-1], node_version="v1.31.7+k3s1")
+    with KubernetesApi(tmp_path / "api") as api:
+        for name in ("server", "agent"):
+            api.put(kubernetes_node(name, version="v1.32.3+k3s1", architecture=PLATFORM.partition("/")[2], shares=True))
+        kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+        found = preflight(
+            *(bundle, *results, "--config", files, "--collect", "--kubeconfig", kubeconfig), out=tmp_path / "all.json"
+        )
+    assert found.bad == {cut[-1]["reference"]: {PLATFORM}}
+    problem = found.problem(cut[-1]["reference"], PLATFORM)
+    assert (problem["ok"], problem["problem"]) == (None, "the result of server does not have it")
+    assert ("result-stale", "node server") in found.found
+    assert "v1.31.7+k3s1, and it runs v1.32.3+k3s1" in found.findings["result-stale"]["message"]
+    assert found.not_checked("what changed on nodes since their results")
 
 
 def test_results_that_are_refused(bundle: Path, files: Path, results: tuple[Path, Path]) -> None:

@@ -351,11 +351,12 @@ def test_without_credentials_the_file_says_where_they_would_go() -> None:
     text = written("https://harbor.example:8443/k3s")
     assert parsed(text).configs == {}
     comment = [line for line in text.splitlines() if line.startswith("# ")]
-    assert "#   harbor.example:8443:" in comment
+    assert "# configs:" in comment
     assert any("--with-credentials" in line for line in comment)
-    # What the comment shows works when it is put below configs.
-    shown = [line.removeprefix("# ") for line in text.partition("--with-credentials`:\n")[2].splitlines()]
-    file = RegistriesFile.parse("\n".join(["configs:", *shown]), "r")
+    # What the comment shows works when it is uncommented, or put in the place of `configs`.
+    head, _, tail = text.partition("# configs:\n")
+    shown = ["configs:", *(line.removeprefix("# ") for line in tail.splitlines())]
+    file = RegistriesFile.parse(head + "\n".join(shown), "r")
     assert file.warnings == ()
     assert file.configs["harbor.example:8443"].auth == EndpointAuth("NAME", "PASSWORD")
 
