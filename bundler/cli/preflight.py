@@ -106,7 +106,7 @@ def command(
     if collect != bool(results):
         raise click.UsageError("--collect goes with the files to collect, named behind BUNDLE")
     logs.send_to(quiet().write)
-    if site_file and config_dir and read_both(site_file, config_dir):
+    if site_file and config_dir and _is_another(site_file, config_dir):
         raise click.UsageError(
             f"--site {site_file} is another site than that of --config {config_dir}; give one of them"
         )
@@ -160,8 +160,8 @@ def command(
         raise PreflightFailedError(_why(found), hint="Mend what is listed, and run it again.")
 
 
-def read_both(site_file: str, config_dir: str) -> bool:
-    """Tell whether the site of a directory is another than that of a file."""
+def _is_another(site_file: str, config_dir: str) -> bool:
+    """Tell whether a site.json is another than that of a directory."""
     own = Path(config_dir) / "site.json"
     return own.exists() and sites.read_site(site_file) != sites.read_site(str(own))
 
@@ -234,7 +234,9 @@ def _advice(
     return Advice(
         registries=registries[0] if registries else "registries.yaml",
         push=f"airgap-sync push {bundle} {where}".rstrip(),
-        config=" ".join(f"airgap-sync config {bundle} {target}{made} --to DIR".split(" ")),
+        config=" ".join(
+            part for part in (f"airgap-sync config {bundle}", target.strip(), made.strip(), "--to DIR") if part
+        ),
         certs_d=str(node.certs_d) if node else None,
     )
 
