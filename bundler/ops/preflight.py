@@ -35,7 +35,7 @@ from bundler.site.controller import CONFIG_MAP, NAMESPACE
 from bundler.site.findings import ImageResult, Problem, Severity, Verdict
 from bundler.site.node import LocalNode, platform_of_machine
 from bundler.site.nodefiles import NodeAccess, registries_yaml
-from bundler.site.platforms import bundle_platforms, content_for, platforms_of
+from bundler.site.platforms import bundle_platforms, content_for, platforms_by_name
 from bundler.site.pulls import Advice, CheckedImage, PullCheck
 from bundler.site.routes import Route, Site
 from bundler.transfer.crew import Crew
@@ -126,8 +126,9 @@ class _Preflight:
             node_version=options.k3s_version,
         )
         self._releases = rules.releases_of(bundle.lock)
+        platforms = platforms_by_name(bundle.lock)
         self._images = [
-            CheckedImage(image.reference, image.content, image.route, platforms_of(bundle.lock, image.reference))
+            CheckedImage(image.reference, image.content, image.route, platforms.get(str(image.reference), ()))
             for image in bundle.images
         ]
 

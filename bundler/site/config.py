@@ -35,7 +35,7 @@ from bundler.oci.reference import DEFAULT_TAG, Reference
 from bundler.site.controller import ControllerSettings, controller_objects
 from bundler.site.nodefiles import NodeAccess, config_yaml, registries_yaml
 from bundler.site.plans import PlanSettings, plan_objects
-from bundler.site.platforms import bundle_platforms, content_for, platforms_of
+from bundler.site.platforms import bundle_platforms, content_for, platforms_by_name
 from bundler.site.routes import Route, Router, Site
 from bundler.site.runbook import runbook
 from bundler.site.runfacts import Facts
@@ -122,6 +122,7 @@ class _Maker:
         self._request = request
         self._site = request.site
         self._lock = request.lock
+        self._platforms = platforms_by_name(request.lock)
         self._files: dict[str, SiteFile] = {}
         self._warnings: list[str] = []
         self._notices: list[str] = []
@@ -187,7 +188,7 @@ class _Maker:
 
     def _can_be_pulled(self, reference: Reference) -> bool:
         """Tell whether a node can pull an image; an artifact has no platform, and the whole list would fail at it."""
-        return self._lock is None or bool(platforms_of(self._lock, reference))
+        return self._lock is None or bool(self._platforms.get(str(reference)))
 
     # --- what goes together -----------------------------------------------------------------------------------
 
@@ -364,7 +365,7 @@ class _Maker:
         for platform in bundle_platforms(self._lock):
             blobs = {}
             for reference, content in self._request.images:
-                found = content_for(content, platform, platforms_of(self._lock, reference))
+                found = content_for(content, platform, self._platforms.get(str(reference), ()))
                 blobs.update({blob.digest: blob.size for blob in (found.blobs if found else ())})
             sizes[platform] = sum(blobs.values())
         return sizes

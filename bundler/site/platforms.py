@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bundler.bundle.imageset import names_in_layout
 from bundler.bundle.lock import BundleLock
 from bundler.bundle.selection import ATTESTED_DIGEST, best
 from bundler.errors import BadPlatformError
@@ -13,7 +14,6 @@ from bundler.oci.descriptor import Descriptor
 from bundler.oci.digest import Digest
 from bundler.oci.manifest import Index, Manifest
 from bundler.oci.platform import Platform
-from bundler.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,13 @@ def _below(index: Index, platform: Platform, documents: dict[Digest, Manifest | 
     return None
 
 
-def platforms_of(lock: BundleLock | None, reference: Reference) -> tuple[Platform, ...]:
-    """Return the platforms that the lock knows of an image; none if it knows nothing of it."""
-    for image in lock.images if lock else ():
-        if (
-            image.reference == reference
-            or image.reference.tagged() == reference
-            or image.reference.pinned() == reference
-        ):
-            return _parsed(image.platforms)
-    return ()
+def platforms_by_name(lock: BundleLock | None) -> dict[str, tuple[Platform, ...]]:
+    """Return the platforms that the lock knows of each image, by each name that the image has in a layout."""
+    return {
+        str(name): _parsed(image.platforms)
+        for image in (lock.images if lock else ())
+        for name in names_in_layout(image.reference)
+    }
 
 
 def bundle_platforms(lock: BundleLock | None) -> tuple[Platform, ...]:
